@@ -1,0 +1,1 @@
+"""Names that PySyft's tutorials import from ``syft.federated``."""
