@@ -1,0 +1,67 @@
+"""The victims: small models, built from a `torch.Generator` so that a seed gives the same weights everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def linear(num_features: int, num_outputs: int = 1, *, generator: torch.Generator | None = None) -> nn.Linear:
+    """The tutorial's model: one linear layer with bias.
+
+    Examples
+    --------
+    >>> linear(2).weight.shape
+    torch.Size([1, 2])
+    """
+    return initialize(nn.Linear(num_features, num_outputs), generator)
+
+
+def mlp(
+    sizes: Sequence[int],
+    *,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """A multilayer perceptron that flattens its input first.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths from the input to the output, at least two.
+    activation : callable, default nn.ReLU
+        Makes the module between two linear layers.
+    generator : torch.Generator, optional
+        Draws the weights; seed 0 if not given.
+
+    Examples
+    --------
+    >>> mlp([64, 32, 10])(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must name at least input and output width, got {list(sizes)}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for index, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers += [activation()] * (index > 0) + [nn.Linear(width_in, width_out)]
+    return initialize(nn.Sequential(*layers), generator)
+
+
+def initialize(model: Module, generator: torch.Generator | None = None) -> Module:
+    """Draw every linear weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, in place.
+
+    PyTorch's own initializers take no generator in all supported versions. Returns `model`.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                for parameter in layer.parameters():
+                    parameter.uniform_(-bound, bound, generator=generator)
+    return model

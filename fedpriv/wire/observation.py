@@ -1,0 +1,151 @@
+"""One update together with the model that it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import nn
+
+from fedpriv.wire.knowledge import Knowledge
+from fedpriv.wire.tensors import FrozenTensors, Tensors, check_same_layout
+from fedpriv.wire.update import Update
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+LossFn: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``loss_fn(outputs, targets)`` for a batch, giving one number."""
+
+
+def model_state(model: nn.Module) -> FrozenTensors:
+    """Copies of all parameters and persistent buffers of `model`."""
+    return FrozenTensors(model.state_dict(), what="the model that was sent")
+
+
+class Observation:
+    """What an attack may see: model, loss, update, and declared knowledge. Frozen.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model that was sent. Its values are copied now; later training does not change the evidence.
+    update : Update, mapping or sequence of Tensor
+        What came back: ``{parameter name: gradient}``, a list in ``model.parameters()`` order, or an `Update`.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)``, as the client used it.
+    knowledge : Knowledge, optional
+        What the adversary is assumed to know beyond that.
+    state : mapping of str to Tensor, optional
+        Parameters and buffers as they were sent, if they are not those that `model` holds now.
+
+    Raises
+    ------
+    ValueError
+        If the update does not fit the model, or anything is NaN.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 1)
+    >>> observation = Observation(model, [torch.ones(1, 2), torch.ones(1)], nn.functional.mse_loss)
+    >>> observation.gradient()["bias"]
+    tensor([1.])
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        update: Update | Tensors | Sequence[torch.Tensor | None],
+        loss_fn: LossFn,
+        knowledge: Knowledge | None = None,
+        *,
+        state: Tensors | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not callable(loss_fn):
+            raise ValueError(f"loss_fn must be callable as loss_fn(outputs, targets), got {loss_fn!r}")
+        sent = model_state(model) if state is None else FrozenTensors(state, what="the model that was sent")
+        if state is not None:
+            check_same_layout(
+                model.state_dict(),
+                sent,
+                what="the state that was sent",
+                remedy="it belongs to another model: pass the model of this training run",
+            )
+        fitted = Update.for_model(model, update)
+        self._parts = (model, fitted, loss_fn, knowledge or Knowledge(), sent)
+
+    @property
+    def model(self) -> nn.Module:
+        """The architecture; for the values as sent use `state`."""
+        return self._parts[0]
+
+    @property
+    def update(self) -> Update:
+        """What came back."""
+        return self._parts[1]
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The client's loss."""
+        return self._parts[2]
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the adversary is assumed to know."""
+        return self._parts[3]
+
+    @property
+    def state(self) -> Tensors:
+        """Parameters and buffers as they were sent."""
+        return self._parts[4]
+
+    def gradient(self) -> dict[str, torch.Tensor]:
+        """The gradient that the update implies, for every parameter that it covers.
+
+        For returned parameters of a single full-batch step this is (sent - returned) / learning rate.
+
+        Raises
+        ------
+        ValueError
+            If parameters were returned and the learning rate is unknown, or several local steps were taken.
+        """
+        if self.update.kind == "gradient":
+            return dict(self.update.tensors)
+        rate = self.knowledge.learning_rate
+        if rate is None:
+            raise ValueError(
+                "returned parameters become a gradient only with the learning rate; "
+                "pass knowledge=Knowledge(learning_rate=...)"
+            )
+        if self.knowledge.local_steps != 1 or self.knowledge.batch_size is not None:
+            raise ValueError(
+                f"the client took {self.knowledge.local_steps} local steps"
+                f"{'' if self.knowledge.batch_size is None else ' on mini-batches'}, so the parameters that it "
+                f"returned do not hold one gradient; only attacks that replay the local training apply"
+            )
+        names = dict(self.model.named_parameters())
+        return {n: (self.state[n] - t) / rate for n, t in self.update.tensors.items() if n in names}
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write to one safetensors file; see `fedpriv.wire.storage`."""
+        from fedpriv.wire.storage import save_observation
+
+        return save_observation(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | PathLike[str], *, model: nn.Module | None = None, loss_fn: LossFn | None = None
+    ) -> Observation:
+        """Read what `save` wrote; `model` and `loss_fn` are needed where the file cannot name them."""
+        from fedpriv.wire.storage import load_observation
+
+        return load_observation(path, model=model, loss_fn=loss_fn)
+
+    def __repr__(self) -> str:
+        return f"Observation({type(self.model).__name__}, {self.update.kind} from {self.update.sender!r}, {self.knowledge})"

@@ -1,0 +1,196 @@
+"""Transcripts and observations on disk: one safetensors file, its description as JSON in the header.
+
+Nothing is ever unpickled. The safetensors reader checks that the header's sizes and offsets fit the file
+before any tensor is touched; this module checks that the description and the tensors belong together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fedpriv import losses
+from fedpriv.wire.architecture import describe, rebuild
+from fedpriv.wire.knowledge import Knowledge
+from fedpriv.wire.observation import LossFn, Observation
+from fedpriv.wire.tensors import FrozenTensors, Tensors
+from fedpriv.wire.transcript import Exchange, Transcript
+from fedpriv.wire.update import Update
+
+FORMAT = 1
+PathLike = str | os.PathLike[str]
+
+
+def save_transcript(transcript: Transcript, path: PathLike) -> Path:
+    """Write `transcript`; models that were sent to several clients are stored once."""
+    tensors: dict[str, torch.Tensor] = {}
+    states: dict[int, int] = {}
+    rows = []
+    for index, exchange in enumerate(transcript):
+        # The same frozen copy means the same model; FrozenTensors shares its dict, so its identity tells.
+        key = id(_identity(exchange.sent))
+        if key not in states:
+            states[key] = len(states)
+            _put(tensors, f"sent/{states[key]}", exchange.sent)
+        _put(tensors, f"update/{index}", exchange.update.tensors)
+        rows.append({"sent": states[key], "update": _update_to_json(exchange.update)})
+    header = _header("transcript", transcript.model, transcript.loss_fn, transcript.knowledge)
+    return _write(path, tensors, {**header, "exchanges": rows})
+
+
+def load_transcript(path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None) -> Transcript:
+    """Read a transcript; see `Transcript.load`."""
+    header, tensors = _read(path, "transcript")
+    rows = header.get("exchanges")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: a transcript needs a list of exchanges; the file is damaged")
+    groups = _grouped(tensors)
+    states = {key: FrozenTensors(named) for key, named in groups.items() if key.startswith("sent/")}
+    exchanges = []
+    for index, row in enumerate(rows):
+        sent, update = states.get(f"sent/{row.get('sent')}"), groups.get(f"update/{index}")
+        if sent is None or update is None:
+            raise ValueError(f"{path}: exchange {index} has no tensors; the file was cut or put together from two")
+        exchanges.append(Exchange(sent=sent, update=_update_from_json(row.get("update"), update)))
+    first = exchanges[0].sent if exchanges else {}
+    model, loss_fn = _context(path, header, first, model, loss_fn)
+    knowledge = Knowledge.from_json(header.get("knowledge", {}))
+    transcript = Transcript(exchanges, model=model, loss_fn=loss_fn, knowledge=knowledge)
+    transcript.observations()  # every visit must fit the model: better now than in the middle of an attack
+    return transcript
+
+
+def save_observation(observation: Observation, path: PathLike) -> Path:
+    """Write one observation."""
+    tensors: dict[str, torch.Tensor] = {}
+    _put(tensors, "sent/0", observation.state)
+    _put(tensors, "update/0", observation.update.tensors)
+    header = _header("observation", observation.model, observation.loss_fn, observation.knowledge)
+    return _write(path, tensors, {**header, "update": _update_to_json(observation.update)})
+
+
+def load_observation(path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None) -> Observation:
+    """Read an observation; see `Observation.load`."""
+    header, tensors = _read(path, "observation")
+    groups = _grouped(tensors)
+    if set(groups) != {"sent/0", "update/0"}:
+        raise ValueError(f"{path}: an observation holds one model and one update, got {sorted(groups)[:5]}")
+    update = _update_from_json(header.get("update"), groups["update/0"])
+    model, loss_fn = _context(path, header, groups["sent/0"], model, loss_fn)
+    knowledge = Knowledge.from_json(header.get("knowledge", {}))
+    return Observation(model, update, loss_fn, knowledge, state=groups["sent/0"])
+
+
+def _identity(tensors: Tensors) -> object:
+    return tensors._tensors if isinstance(tensors, FrozenTensors) else tensors
+
+
+def _put(into: dict[str, torch.Tensor], prefix: str, tensors: Tensors) -> None:
+    # Clones: safetensors refuses tensors that share memory (tied weights do).
+    into.update({f"{prefix}/{name}": tensor.clone() for name, tensor in tensors.items()})
+
+
+def _grouped(tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
+    groups: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        group, index, name = ([*key.split("/", 2), "", ""])[:3]
+        groups.setdefault(f"{group}/{index}", {})[name] = tensor
+    return groups
+
+
+def _header(content: str, model: nn.Module, loss_fn: LossFn, knowledge: Knowledge) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "content": content,
+        "architecture": describe(model),
+        "training": model.training,
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "loss": losses.name_of(loss_fn),
+        "knowledge": knowledge.to_json(),
+    }
+
+
+def _update_to_json(update: Update) -> dict[str, Any]:
+    return {
+        "kind": update.kind,
+        "sender": update.sender,
+        "contributors": list(update.contributors),
+        "round": update.round,
+        "num_samples": update.num_samples,
+        "order": list(update.tensors),
+    }
+
+
+def _update_from_json(values: Any, tensors: dict[str, torch.Tensor]) -> Update:
+    keys = {"kind", "sender", "contributors", "round", "num_samples", "order"}
+    if not isinstance(values, dict) or set(values) != keys or set(values["order"]) != set(tensors):
+        raise ValueError(f"an update must be described by {sorted(keys)} and its tensors, got {values!r:.200}")
+    order = values.pop("order")
+    try:
+        values["contributors"] = tuple(values["contributors"])
+        return Update(tensors={name: tensors[name] for name in order}, **values)
+    except TypeError as error:
+        raise ValueError(f"an update is described by values of the wrong type ({error})") from error
+
+
+def _context(
+    path: PathLike, header: dict[str, Any], state: Tensors, model: nn.Module | None, loss_fn: LossFn | None
+) -> tuple[nn.Module, LossFn]:
+    """Model and loss: what the caller passes, or what the file names."""
+    if model is None:
+        if header.get("architecture") is None:
+            raise ValueError(
+                f"{path} holds a model that cannot be described without code; pass the module, as in load(path, model=net)"
+            )
+        model = rebuild(header["architecture"], state)
+        model.train(bool(header.get("training", True)))
+        frozen = header.get("frozen", [])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+    if loss_fn is None:
+        name = header.get("loss")
+        if not isinstance(name, str) or name not in losses.NAMED:
+            raise ValueError(
+                f"{path} holds a loss without a name; pass it, as in load(path, loss_fn=...) "
+                f"(named losses: {sorted(losses.NAMED)})"
+            )
+        loss_fn = losses.NAMED[name]
+    return model, loss_fn
+
+
+def _write(path: PathLike, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Path:
+    """Write beside the target and rename, so that an interrupted save never leaves half a file."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        save_file(tensors, str(partial), metadata={"fedpriv": json.dumps(header)})
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _read(path: PathLike, content: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not Path(path).is_file():
+        raise ValueError(f"expected a file saved by fedpriv, but {path} does not exist or is not a file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = json.loads(metadata.get("fedpriv", "null"))
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is a safetensors file without a description that this version of fedpriv reads "
+                    f"(format {FORMAT}); save it with Transcript.save or Observation.save"
+                )
+            if header.get("content") != content:
+                raise ValueError(f"expected a saved {content}, but {path} holds a saved {header.get('content')!r:.40}")
+            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); was it cut off or changed?") from error

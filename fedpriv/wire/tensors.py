@@ -1,0 +1,87 @@
+"""Named tensors that nobody can change after they were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+"""Parameter (or buffer) name to tensor, in ``model.named_parameters()`` order."""
+
+
+class FrozenTensors(Mapping[str, torch.Tensor]):
+    """An immutable mapping from names to detached, finite copies of tensors.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Copied once. Passing a ``FrozenTensors`` shares the copies that it already holds, so a model
+        that is sent to ten thousand clients is stored once.
+    what : str, default "tensors"
+        How error messages call the mapping.
+
+    Raises
+    ------
+    ValueError
+        If a name is not a string, a value is not a tensor, or a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> live = torch.zeros(2)
+    >>> sent = FrozenTensors({"weight": live})
+    >>> _ = live.fill_(7.0)
+    >>> sent["weight"]
+    tensor([0., 0.])
+    """
+
+    __slots__ = ("_tensors",)
+
+    def __init__(self, tensors: Tensors, *, what: str = "tensors") -> None:
+        if isinstance(tensors, FrozenTensors):
+            self._tensors: dict[str, torch.Tensor] = tensors._tensors
+            return
+        copies = {}
+        for name, tensor in tensors.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise ValueError(
+                    f"{what} must map parameter names to tensors, got {name!r}: {type(tensor).__name__}; "
+                    f"pass for example dict(model.named_parameters())"
+                )
+            copies[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if not bool(torch.isfinite(copies[name]).all()):
+                raise ValueError(
+                    f"{what} must be finite, but {name!r} contains NaN or infinity; "
+                    f"check the training (a smaller learning rate?) before attacking it"
+                )
+        self._tensors = copies
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in self.items())
+        return f"FrozenTensors({shapes})"
+
+
+def check_same_layout(expected: Tensors, got: Tensors, *, what: str, remedy: str) -> None:
+    """Raise a ``ValueError`` unless `got` has exactly the names and shapes of `expected`."""
+    missing = [name for name in expected if name not in got]
+    surplus = [name for name in got if name not in expected]
+    if missing or surplus:
+        raise ValueError(
+            f"{what} must have the parameters {list(expected)}, got {list(got)} "
+            f"(missing {missing}, not in the model {surplus}); {remedy}"
+        )
+    for name, tensor in expected.items():
+        if got[name].shape != tensor.shape:
+            raise ValueError(
+                f"{what} must have shape {tuple(tensor.shape)} for {name!r}, got {tuple(got[name].shape)}; {remedy}"
+            )

@@ -1,0 +1,147 @@
+"""All that crossed the wire in one training run, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fedpriv.wire.knowledge import Knowledge
+from fedpriv.wire.observation import LossFn, Observation
+from fedpriv.wire.tensors import FrozenTensors, Tensors
+from fedpriv.wire.update import Update
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One visit: the model that went out and the update that came back for it.
+
+    Parameters
+    ----------
+    sent : mapping of str to Tensor
+        Parameters and buffers that the server sent.
+    update : Update
+        What it got back, from one client or from an aggregator.
+    """
+
+    sent: Tensors
+    update: Update
+
+    def __post_init__(self) -> None:
+        """Freeze what was sent."""
+        object.__setattr__(self, "sent", FrozenTensors(self.sent, what="the model that was sent"))
+
+
+class Transcript:
+    """What the server saw, in order: it is all that an attack may use. Frozen.
+
+    Parameters
+    ----------
+    exchanges : iterable of Exchange
+        Every visit.
+    model : nn.Module
+        The architecture (its current values do not matter).
+    loss_fn : callable
+        The loss that every client minimized.
+    knowledge : Knowledge, optional
+        The public settings of the training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = nn.Linear(1, 1)
+    >>> step = {name: tensor - 1 for name, tensor in model.state_dict().items()}
+    >>> visit = Exchange(sent=model.state_dict(), update=Update(kind="parameters", tensors=step, sender="bob"))
+    >>> transcript = Transcript([visit], model=model, loss_fn=nn.functional.mse_loss)
+    >>> transcript.clients, len(transcript.updates(client="bob"))
+    (('bob',), 1)
+    """
+
+    __slots__ = ("_exchanges", "_parts")
+
+    def __init__(
+        self, exchanges: Iterable[Exchange], *, model: nn.Module, loss_fn: LossFn, knowledge: Knowledge | None = None
+    ) -> None:
+        self._exchanges = tuple(exchanges)
+        self._parts = (model, loss_fn, knowledge or Knowledge())
+
+    @property
+    def model(self) -> nn.Module:
+        """The architecture that was trained."""
+        return self._parts[0]
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The loss that every client minimized."""
+        return self._parts[1]
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """The public settings of the training."""
+        return self._parts[2]
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """Everyone who handed an update to the server, in order of appearance."""
+        return tuple(dict.fromkeys(exchange.update.sender for exchange in self))
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Everyone whose data influenced an update, in order of appearance."""
+        return tuple(dict.fromkeys(name for exchange in self for name in exchange.update.contributors))
+
+    def updates(self, client: str | None = None) -> list[Update]:
+        """What the server received from `client` alone (or from everyone), in order.
+
+        A client whose updates were averaged by an aggregator before they reached the server gives an empty
+        list: nothing of it alone crossed the wire. The pooled updates are those of ``"aggregator"``.
+
+        Raises
+        ------
+        ValueError
+            If nobody of that name took part.
+        """
+        return [exchange.update for exchange in self._visits(client)]
+
+    def observations(self, client: str | None = None) -> list[Observation]:
+        """The same visits, each with the model that it answers: what an attack is given."""
+        model, loss_fn, knowledge = self._parts
+        return [Observation(model, e.update, loss_fn, knowledge, state=e.sent) for e in self._visits(client)]
+
+    def _visits(self, client: str | None) -> list[Exchange]:
+        if client is not None and client not in self.senders and client not in self.clients:
+            raise ValueError(
+                f"client must be one of {[*self.senders, *(c for c in self.clients if c not in self.senders)]}, "
+                f"got {client!r}"
+            )
+        return [e for e in self if client is None or e.update.sender == client]
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write to one safetensors file, the description as JSON in its header; see `fedpriv.wire.storage`."""
+        from fedpriv.wire.storage import save_transcript
+
+        return save_transcript(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | PathLike[str], *, model: nn.Module | None = None, loss_fn: LossFn | None = None
+    ) -> Transcript:
+        """Read what `save` wrote; `model` and `loss_fn` are needed where the file cannot name them."""
+        from fedpriv.wire.storage import load_transcript
+
+        return load_transcript(path, model=model, loss_fn=loss_fn)
+
+    def __len__(self) -> int:
+        return len(self._exchanges)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(self._exchanges)
+
+    def __repr__(self) -> str:
+        return f"Transcript({len(self)} exchanges with {', '.join(self.senders) or 'nobody'})"
