@@ -1,0 +1,1 @@
+"""Exact attacks: no optimization over images, no prior, float precision."""
