@@ -1,0 +1,142 @@
+"""What a client computes on its own data: a gradient, or parameters after some steps of SGD."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import nn
+
+from fedpriv.defenses.places import fetch, hand_over, is_private
+from fedpriv.training.clients import Client
+from fedpriv.wire import Tensors
+from fedpriv.wire.observation import LossFn
+from fedpriv.wire.update import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a client has after its local work, before any defense.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        A gradient for each trainable parameter; or these parameters and all buffers after training.
+    loss : float
+        The loss at the model that the client received, on the data of its first step; NaN if it is private.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """The program that every client runs; the server wrote it, so its settings are public.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The architecture; its values are not used and not changed.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` giving one number.
+    lr : float
+        Learning rate of plain SGD.
+    local_steps : int
+        Gradient steps before the client answers.
+    batch_size : int or None
+        Samples in each step; None means all.
+    """
+
+    model: nn.Module
+    loss_fn: LossFn
+    lr: float
+    local_steps: int = 1
+    batch_size: int | None = None
+
+    def answer(self, kind: Kind, sent: Tensors, client: Client, generator: torch.Generator) -> Answer:
+        """Run the program for this kind of update where the client's data are."""
+        programs = {"gradient": self.gradient, "parameters": self.parameters}
+        everything = {
+            **dict(self.model.named_buffers()),
+            **sent,
+        }  # buffers that are not persistent stay there
+        there = {name: hand_over(tensor, client.worker) for name, tensor in everything.items()}
+        answer = programs[kind](there, client, generator)
+        return Answer(tensors={n: t for n, t in answer.tensors.items() if n in sent}, loss=answer.loss)
+
+    def gradient(self, sent: Tensors, client: Client, generator: torch.Generator) -> Answer:
+        """The gradient of the loss on one batch (on all data without `batch_size`)."""
+        w, fixed = self._unpack(sent)
+        inputs, targets = next(batches(client, self.batch_size, generator))
+        loss, gradient = self._loss_and_gradient(w, fixed, inputs, targets)
+        return Answer(tensors=gradient, loss=loss)
+
+    def parameters(self, sent: Tensors, client: Client, generator: torch.Generator) -> Answer:
+        """ClientUpdate(k, w) of McMahan et al. 2017, Algorithm 1, with steps counted instead of epochs."""
+        w, fixed = self._unpack(sent)
+        losses = []
+        for inputs, targets in islice(batches(client, self.batch_size, generator), self.local_steps):
+            loss, gradient = self._loss_and_gradient(w, fixed, inputs, targets)
+            w = {name: w[name].add(gradient[name], alpha=-self.lr) for name in w}  # w <- w - lr * gradient
+            losses.append(loss)
+        buffers = {name: fixed[name] for name, _ in self.model.named_buffers()}
+        return Answer(tensors={**w, **buffers}, loss=losses[0])
+
+    def _unpack(self, sent: Tensors) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Trainable parameters, and the rest: frozen ones, and copies of the buffers (batch norm writes)."""
+        w = {name: sent[name] for name, p in self.model.named_parameters() if p.requires_grad}
+        frozen = {name: sent[name] for name, p in self.model.named_parameters() if not p.requires_grad}
+        buffers = {name: sent[name].clone() for name, _ in self.model.named_buffers()}
+        return w, {**frozen, **buffers}
+
+    def _loss_and_gradient(
+        self, w: Tensors, fixed: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[float, dict[str, torch.Tensor]]:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in w.items()}
+        outputs = torch.func.functional_call(self.model, {**leaves, **fixed}, (inputs,))
+        loss = self.loss_fn(outputs, targets)
+        value = check_loss(loss)
+        gradients = torch.autograd.grad(
+            loss, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return value, dict(zip(leaves, gradients, strict=True))
+
+
+def batches(
+    client: Client, batch_size: int | None, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless batches: all data each time, or a fresh random partition in each pass over the data.
+
+    With ``batch_size`` the last batch of a pass holds the remaining samples, as in McMahan et al. 2017.
+    """
+    while True:
+        if batch_size is None or batch_size >= client.num_samples:
+            yield client.inputs, client.targets
+            continue
+        order = torch.randperm(client.num_samples, generator=generator, device=generator.device)
+        for chosen in order.to(client.inputs.device).split(batch_size):
+            yield client.inputs[chosen], client.targets[chosen]
+
+
+def check_loss(loss: torch.Tensor) -> float:
+    """The value of `loss`, NaN if it is private; a ``ValueError`` unless it is one finite number."""
+    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+        shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ValueError(
+            f"loss_fn must return one number (a tensor of shape ()), got {shape}; finish it with .sum() or "
+            ".mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "loss_fn must depend on the model's outputs, got a constant; is there a .detach() in it?"
+        )
+    if is_private([loss]):
+        return math.nan  # nobody but the owner may read it
+    value = float(fetch({"loss": loss.detach()})["loss"])
+    if not math.isfinite(value):
+        raise ValueError(f"the loss must be finite, got {value}; training diverged: lower lr")
+    return value
