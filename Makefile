@@ -1,0 +1,50 @@
+# `make` alone shows what there is. Every target does its own set-up: a virtual environment in .venv, then the install.
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= out
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench wheel clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV); this takes a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+install: $(STAMP)  ## Create .venv and install fedpriv with its tools, at the tested versions
+
+demo: $(STAMP)  ## Watch private data come back out of what was sent (pictures in out/)
+	$(BIN)/fedpriv demo tutorial --out $(OUT)
+	$(BIN)/fedpriv demo one_image --out $(OUT)
+
+test: $(STAMP)  ## Run the tests and the doctests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run the slow tests as well
+	$(BIN)/python -m pytest -m ""
+
+lint: $(STAMP)  ## Check style, format and types; change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Mend what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Measure: share exact, visits, seconds, memory
+	$(BIN)/fedpriv bench
+
+wheel: $(STAMP)  ## Build sdist and wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## Remove .venv, caches and everything built or written
+	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
