@@ -31,11 +31,12 @@ def truth() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 def train(defenses: Sequence[Any], seed: int) -> fedpriv.Run:
-    """FedAvg with the data on two workers; updates move from Bob and Alice to the aggregator, if there is one."""
+    """FedAvg with the data on two workers; updates move from them to the aggregator, if there is one."""
     generator = torch.Generator().manual_seed(seed)
     bob, alice = (fedpriv.VirtualWorker(id=name) for name in ("bob", "alice"))
     clients = {
-        worker.id: tuple(fedpriv.pointers.send(t, worker) for t in truth()[worker.id]) for worker in (bob, alice)
+        worker.id: tuple(fedpriv.pointers.send(t, worker) for t in truth()[worker.id])
+        for worker in (bob, alice)
     }
     trainer = fedpriv.FederatedTrainer(
         fedpriv.models.linear(2, generator=generator),
@@ -86,10 +87,13 @@ def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
         }
     points = {client: inputs for client, (inputs, _) in truth().items()}
     everybody = result["averaging"]["pooled_with_prior"].get("inputs")
-    estimate = {} if everybody is None else {"bob or alice (unknown)": everybody}
+    estimate = {} if everybody is None else {"the average": everybody}
     result["files"] = [
         fedpriv.lab.plot_points(
-            points, estimate, out / "averaging.png", title="From the average alone: the points, but no longer whose"
+            points,
+            estimate,
+            out / "averaging.png",
+            title="From the average alone: the points, but no longer whose",
         )
     ]
     return result
@@ -104,7 +108,9 @@ def report(result: dict[str, Any]) -> str:
         rows = result[name]
         label = name.replace("_", " ")
         lines += [
-            f"  {label:15} bob: refused" if "refusal" in rows["bob"] else f"  {label:15} bob: {_points(rows['bob'])}",
+            f"  {label:15} bob: refused"
+            if "refusal" in rows["bob"]
+            else f"  {label:15} bob: {_points(rows['bob'])}",
             f"  {label:15} pooled: {_determined(rows['pooled'])}",
             f"  {label:15} pooled, values 0 or 1 known: {_points(rows['pooled_with_prior'])}",
         ]
@@ -115,12 +121,13 @@ def report(result: dict[str, Any]) -> str:
             "",
             f"Why bob was refused: {refusal}.",
             "",
-            "Averaging does not make the data disappear: number, mean and second moments of everybody's points\n"
-            "are exact in the pooled update, and a server that knows which values can occur still gets every\n"
-            "point and every target. What is gone is the name: no arithmetic tells which two were Bob's. Secret\n"
-            "sharing gives the server the same sum without an aggregator that must be trusted, hence the same\n"
-            "answers. With only two clients, Alice can subtract her own update and get Bob's: averaging hides\n"
-            "you among honest others, and noise is what limits the sum itself (`fedpriv demo noise`).",
+            "Averaging does not make the data disappear: number, mean and second moments of everybody's\n"
+            "points are exact in the pooled update, and a server that knows which values can occur still\n"
+            "gets every point and every target. What is gone is the name: no arithmetic tells which two\n"
+            "were Bob's. Secret sharing gives the server the same sum without an aggregator that must be\n"
+            "trusted, hence the same answers. With only two clients, Alice can subtract her own update and\n"
+            "get Bob's: averaging hides you among honest others, and noise is what limits the sum itself\n"
+            "(`fedpriv demo noise`).",
         ]
     )
 
@@ -128,7 +135,11 @@ def report(result: dict[str, Any]) -> str:
 def _points(row: dict[str, Any]) -> str:
     if "refusal" in row:
         return f"refused: {row['refusal']}"
-    targets = row["targets"].reshape(-1).tolist() if row["targets"] is not None else [float("nan")] * len(row["inputs"])
+    targets = (
+        row["targets"].reshape(-1).tolist()
+        if row["targets"] is not None
+        else [float("nan")] * len(row["inputs"])
+    )
     pairs = zip(row["inputs"].tolist(), targets, strict=True)
     return ", ".join(f"({_short(x[0])}, {_short(x[1])}) -> {_short(y)}" for x, y in pairs)
 

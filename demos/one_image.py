@@ -35,7 +35,12 @@ def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     for name, (image, label, num_classes) in victims(generator).items():
         model = fedpriv.models.mlp([image[0].numel(), 256, 128, num_classes], generator=generator)
         trainer = fedpriv.FederatedTrainer(
-            model, cross_entropy, {"bob": (image, label)}, lr=0.1, schedule=fedpriv.FedSGD(), generator=generator
+            model,
+            cross_entropy,
+            {"bob": (image, label)},
+            lr=0.1,
+            schedule=fedpriv.FedSGD(),
+            generator=generator,
         )
         run = trainer.run(rounds=1)
         found = attacks.reconstruct(run.transcript, client="bob")
@@ -61,7 +66,9 @@ def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
 
 def report(result: dict[str, Any]) -> str:
     """The table and what it means."""
-    lines = [f"  {'image':8}{'PSNR (dB)':>11}{'a guess':>9}{'SSIM':>8}{'label':>7}{'found':>7}{'certified':>11}"]
+    lines = [
+        f"  {'image':8}{'PSNR (dB)':>11}{'a guess':>9}{'SSIM':>8}{'label':>7}{'found':>7}{'certified':>11}"
+    ]
     rows = {name: result[name] for name in ("digit", "face")}
     for name, row in rows.items():
         lines.append(
@@ -78,7 +85,9 @@ def report(result: dict[str, Any]) -> str:
             "layer. The guess, a gray picture of the right brightness, shows what no leak would look like."
         )
     else:
-        lines.append(f"Not everything came back exactly (worst: {worst:.1f} dB); no certificate is claimed for it.")
+        lines.append(
+            f"Not everything came back exactly (worst: {worst:.1f} dB); no certificate is claimed for it."
+        )
     return "\n".join(lines)
 
 

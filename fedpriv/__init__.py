@@ -51,7 +51,7 @@ __all__ = [
     "training",
 ]
 
-# Rooms that need scikit-learn, scikit-image or SciPy are imported on first use, so that `import fedpriv` is fast.
+# Rooms that need scikit-learn, scikit-image or SciPy are imported on first use: `import fedpriv` stays fast.
 _LAZY = ("data", "lab")
 
 

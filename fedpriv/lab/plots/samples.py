@@ -83,7 +83,7 @@ def plot_points(
     estimate: Mapping[str, torch.Tensor],
     path: str | os.PathLike[str],
     *,
-    title: str = "Private points (open) and what the server reconstructed (filled)",
+    title: str = "Truth (open) and what the server found (filled)",
     xlabel: str = "first coordinate",
     ylabel: str = "second coordinate",
 ) -> Path:
@@ -106,7 +106,7 @@ def plot_points(
     for client, points in [*truth.items(), *estimate.items()]:
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"expected points of shape (n, 2) for {client!r}, got {tuple(points.shape)}")
-    figure = new_figure(6.4, 5.2)
+    figure = new_figure(5.6, 6.2)
     axes = figure.subplots()
     headline(figure, title)
     label_axes(axes, xlabel, ylabel)
@@ -123,7 +123,8 @@ def plot_points(
             x, y = estimate[client].detach().cpu().double().T
             axes.scatter(x, y, s=36, marker=look.marker, color=look.color, label=f"{client}: reconstructed")
     axes.margins(0.18)
-    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), labelspacing=1.4)
+    axes.set_box_aspect(1)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2, labelspacing=1.4, handletextpad=1.2)
     return write(figure, path)
 
 

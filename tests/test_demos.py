@@ -1,0 +1,83 @@
+"""Every demo runs, and what it concludes holds for other seeds than the one in the README."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedpriv.cli import scripts
+from fedpriv.defenses import Averaging
+
+
+def load(name, kind="demos"):
+    return scripts.load(scripts.find(kind)[name])
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_tutorial_restores_all_points_with_a_certificate(seed, tmp_path):
+    result = load("tutorial").main(tmp_path, seed=seed)
+    for client, points in (("bob", [[0, 0], [0, 1]]), ("alice", [[1, 0], [1, 1]])):
+        row = result[client]
+        assert row["certified"]
+        assert row["visits_used"] <= 4
+        assert row["max_abs_error"] < 1e-3 < row["guess_max_abs_error"]
+        assert sorted(row["inputs"].round().tolist()) == points
+    assert all(path.stat().st_size > 10_000 for path in result["files"])
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_one_image_restores_picture_and_label(seed, tmp_path):
+    result = load("one_image").main(tmp_path, seed=seed)
+    for name in ("digit", "face"):
+        row = result[name]
+        assert row["certified"]
+        assert row["recovered_label"] == row["label"]
+        assert row["psnr"] > 90 > 40 > row["guess_psnr"]
+
+
+def test_averaging_hides_whose_but_not_what(tmp_path):
+    demo = load("averaging")
+    result = demo.main(tmp_path, seed=3)
+    for defense in ("averaging", "secret_sharing"):
+        rows = result[defense]
+        assert "bob" in rows["bob"]["refusal"]
+        known = rows["pooled"]["determined"]
+        assert int(known["num_samples"]) == 4
+        torch.testing.assert_close(
+            known["mean"], torch.tensor([0.5, 0.5], dtype=torch.float64), atol=1e-3, rtol=0
+        )
+        # All four points of the tutorial; the order in which they come back carries no name.
+        assert sorted(rows["pooled_with_prior"]["inputs"].tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert "no arithmetic tells which" in demo.report(result)
+
+
+def test_averaging_leaves_nothing_of_bob_alone_in_the_transcript():
+    demo = load("averaging")
+    run = demo.train([Averaging()], seed=0)
+    assert run.transcript.senders == ("aggregator",)
+    assert run.transcript.updates("bob") == []
+
+
+def test_noise_lies_on_the_bound(tmp_path, monkeypatch):
+    demo = load("noise")
+    monkeypatch.setattr(demo, "LEVELS", (1e-4, 1e-2, 1.0))
+    result = demo.main(tmp_path, seed=5)
+    small = result["levels"][:2]
+    for row in small:
+        assert row["refused"] == 0
+        # 100 draws of a mean of 4 squares: the ratio varies by about 10 %; three standard errors either way.
+        slack = 3 * row["standard_error"]
+        assert row["mse"] + slack > row["cramer_rao_bound"]
+        assert row["mse"] - slack < row["cramer_rao_bound"] * 1.1
+    assert result["levels"][2]["refused"] > 0  # noise above the distance between the points stops it
+    assert "significantly below it: 0" in demo.report(result)
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_tutorial():
+    benchmark = load("tutorial", "benchmarks")
+    result = benchmark.main(quick=True)
+    assert result["tutorial"]["share_exact"] == 1.0
+    assert result["tutorial"]["wrong_certificates"] == 0
+    assert result["parallel_round"][-1]["memory_added_mb"] < 50
+    assert "exact" in benchmark.report(result)
