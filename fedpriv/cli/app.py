@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from fedpriv import __version__
 from fedpriv.cli import output, scripts
 from fedpriv.cli.attack import attack_file
 
@@ -39,7 +40,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
     expose_value=False,  # read where errors end up, in _exit_with_sentence
     help="On bad input, show where the error arose instead of one sentence.",
 )
-@click.version_option(package_name="fedpriv")
+@click.version_option(version=__version__, prog_name="fedpriv")
 @click.pass_context
 def app(context: click.Context) -> None:
     """Show what a server can reconstruct from the updates of federated learning.

@@ -97,8 +97,14 @@ class LocalTraining:
         self, w: Tensors, fixed: Tensors, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[float, dict[str, torch.Tensor]]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in w.items()}
-        outputs = torch.func.functional_call(self.model, {**leaves, **fixed}, (inputs,))
-        loss = self.loss_fn(outputs, targets)
+        try:
+            outputs = torch.func.functional_call(self.model, {**leaves, **fixed}, (inputs,))
+            loss = self.loss_fn(outputs, targets)
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"model and loss must accept inputs of shape {tuple(inputs.shape)} ({inputs.dtype}) and "
+                f"targets of shape {tuple(targets.shape)} ({targets.dtype}), got: {str(error).splitlines()[0]}"
+            ) from error
         value = check_loss(loss)
         gradients = torch.autograd.grad(
             loss, list(leaves.values()), allow_unused=True, materialize_grads=True

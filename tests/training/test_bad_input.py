@@ -128,3 +128,21 @@ def test_bad_central_training():
         train_centrally(linear(), squared_error, X, Y[:3], lr=0.1, steps=1)
     with pytest.raises(ValueError, match="training diverged"):
         train_centrally(linear(), squared_error, X, Y, lr=1e10, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "loss_fn"),
+    [
+        (torch.zeros(2, 4), torch.zeros(2, 1), squared_error),
+        (torch.zeros(2, 2), torch.tensor([7, 7]), torch.nn.functional.cross_entropy),
+        (torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 1), squared_error),
+    ],
+    ids=["inputs too wide", "classes that do not exist", "other precision"],
+)
+def test_data_that_do_not_fit_the_model_are_a_sentence_with_their_shapes(inputs, targets, loss_fn):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3))
+    trainer = FederatedTrainer(model, loss_fn, {"bob": (inputs, targets)}, lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"round 0, client 'bob': model and loss must accept inputs of shape"
+    ):
+        trainer.run(1)
