@@ -33,11 +33,10 @@ def truth() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 def train(defenses: Sequence[Any], seed: int) -> fedpriv.Run:
     """FedAvg with the data on two workers; updates move from them to the aggregator, if there is one."""
     generator = torch.Generator().manual_seed(seed)
-    bob, alice = (fedpriv.VirtualWorker(id=name) for name in ("bob", "alice"))
-    clients = {
-        worker.id: tuple(fedpriv.pointers.send(t, worker) for t in truth()[worker.id])
-        for worker in (bob, alice)
-    }
+    clients = {}
+    for name, (inputs, targets) in truth().items():
+        worker = fedpriv.VirtualWorker(id=name)
+        clients[name] = (fedpriv.pointers.send(inputs, worker), fedpriv.pointers.send(targets, worker))
     trainer = fedpriv.FederatedTrainer(
         fedpriv.models.linear(2, generator=generator),
         fedpriv.losses.squared_error,

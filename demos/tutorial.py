@@ -29,9 +29,9 @@ def train(seed: int) -> tuple[fedpriv.Run, dict[str, tuple[torch.Tensor, torch.T
     generator = torch.Generator().manual_seed(seed)
     with fedpriv.TorchHook(torch) as hook:
         clients = {}
-        for name, tensors in truth.items():
+        for name, (inputs, targets) in truth.items():
             worker = fedpriv.VirtualWorker(hook, id=name)
-            clients[name] = tuple(fedpriv.pointers.send(t, worker) for t in tensors)
+            clients[name] = (fedpriv.pointers.send(inputs, worker), fedpriv.pointers.send(targets, worker))
         trainer = fedpriv.FederatedTrainer(
             fedpriv.models.linear(2, generator=generator),
             fedpriv.losses.squared_error,

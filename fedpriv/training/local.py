@@ -101,9 +101,10 @@ class LocalTraining:
             outputs = torch.func.functional_call(self.model, {**leaves, **fixed}, (inputs,))
             loss = self.loss_fn(outputs, targets)
         except (RuntimeError, IndexError, TypeError) as error:
+            first_line = str(error).partition("\n")[0]
             raise ValueError(
                 f"model and loss must accept inputs of shape {tuple(inputs.shape)} ({inputs.dtype}) and "
-                f"targets of shape {tuple(targets.shape)} ({targets.dtype}), got: {str(error).splitlines()[0]}"
+                f"targets of shape {tuple(targets.shape)} ({targets.dtype}), got: {first_line}"
             ) from error
         value = check_loss(loss)
         gradients = torch.autograd.grad(
