@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -43,7 +43,8 @@ class Claim:
     notes : tuple of str
         Assumptions that were made, for the reader.
     assumed : str or None
-        An assumption that no replay can confirm (for example the number of samples). It forbids a certificate.
+        An assumption that no replay can confirm (for example the number of samples). It forbids a
+        certificate.
     """
 
     inputs: torch.Tensor
@@ -90,9 +91,9 @@ class Reconstruction:
         return len(self.inputs)
 
     def __str__(self) -> str:
+        samples = f"{self.num_samples} sample{'s' * (self.num_samples != 1)}"
         lines = [
-            f"{self.num_samples} sample{'s' * (self.num_samples != 1)} of shape {tuple(self.inputs.shape[1:])} "
-            f"by {self.method} in {self.seconds:.3f} s",
+            f"{samples} of shape {tuple(self.inputs.shape[1:])} by {self.method} in {self.seconds:.3f} s",
             f"residual {self.residual:.1e}, certified {int(self.certified.sum())} of {self.num_samples}",
             *self.notes,
         ]
@@ -102,8 +103,8 @@ class Reconstruction:
 class Attack(ABC):
     """Base class: hyperparameters in the constructor, evidence in the call.
 
-    A subclass gives `name`, `citation`, `why_not` and `run`. Calling the attack checks applicability, runs it,
-    replays what it claims, and issues residual and certificate.
+    A subclass gives `name`, `citation`, `why_not` and `run`. Calling the attack checks applicability, runs
+    it, replays what it claims, and issues residual and certificate.
     """
 
     name: ClassVar[str]
@@ -139,8 +140,7 @@ class Attack(ABC):
         """
         start = time.perf_counter()
         evidence = as_evidence(observations)
-        if time_budget <= 0:
-            raise ValueError(f"time_budget must be a positive number of seconds, got {time_budget}")
+        check_time_budget(time_budget)
         reason = self.why_not(evidence)
         if reason is not None:
             raise NotIdentifiable(f"{self.name} does not apply: {reason}")
@@ -174,9 +174,17 @@ class Attack(ABC):
         """Produce a claim; `deadline` is in terms of ``time.perf_counter()``."""
 
 
+def check_time_budget(seconds: float) -> None:
+    """Raise a ``ValueError`` unless `seconds` is positive."""
+    if not seconds > 0:
+        raise ValueError(f"time_budget must be a positive number of seconds, got {seconds}")
+
+
 def as_evidence(observations: Observation | Sequence[Observation]) -> Observations:
     """One observation or several of one sender, as a tuple; ``ValueError`` if they do not belong together."""
-    evidence = (observations,) if isinstance(observations, Observation) else tuple(observations)
+    if isinstance(observations, Observation):
+        return (observations,)
+    evidence = tuple(observations) if isinstance(observations, Iterable) else ()
     if not evidence or not all(isinstance(o, Observation) for o in evidence):
         raise ValueError(
             f"expected an Observation or a non-empty sequence of them, got {type(observations).__name__}; "
@@ -186,5 +194,3 @@ def as_evidence(observations: Observation | Sequence[Observation]) -> Observatio
     if len(senders) > 1:
         raise ValueError(f"the observations come from {sorted(senders)}; attack one sender at a time")
     return evidence
-
-

@@ -12,7 +12,6 @@ probability zero unless ``DR J`` is the identity, and then J has full column ran
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +19,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from attacks.replay import compared_names, observed_vector, replay_all
+from attacks.replay import REPLAY_ERRORS, compared_names, observed_vector, own_randomness, replay_all
+from attacks.rounding import rounding_of
 from fedpriv.wire import Observation, Update
 
 Evidence = tuple[Observation, ...]
@@ -61,36 +61,58 @@ def judge(observations: Evidence, inputs: Tensor, targets: Tensor | None, rerun:
         The residual is the distance between replayed and observed updates, all visits together, relative to
         the observed ones.
     """
-    if not bool(torch.isfinite(inputs).all()):
-        return Verdict(float("nan"), False, "no certificate: the claimed inputs are not finite")
+    unfinished = Verdict(float("nan"), False)
+    if any(not t.numel() or not bool(torch.isfinite(t).all()) for t in (inputs, targets) if t is not None):
+        return unfinished._replace(reason="no certificate: the claimed data are empty or not finite")
     try:
-        replayed = replay_all(observations, inputs, targets)
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-        why = str(error).splitlines()[0] if targets is not None else "its targets are unknown"
-        return Verdict(float("nan"), False, f"no certificate: the update cannot be replayed, {why}")
+        with own_randomness():
+            replayed = replay_all(observations, inputs, targets)
+            rounding = rounding_of(observations, inputs, targets, replayed)
+    except REPLAY_ERRORS as error:
+        why = (str(error).splitlines() or [""])[0] if targets is not None else "its targets are unknown"
+        return unfinished._replace(reason=f"no certificate: the update cannot be replayed, {why}")
     observed = torch.stack([observed_vector(o) for o in observations])
     distance = torch.linalg.vector_norm(replayed - observed, dim=1)
     residual = float(distance.norm() / observed.norm().clamp_min(1e-300))
     if any(o.knowledge.noise_std > 0 for o in observations):
-        return Verdict(residual, False, "no certificate: noise was added, so other data explain the update as well")
-    rounding = rounding_of(observations, inputs, targets, replayed)
-    if bool((distance > SAFETY * rounding).any()):
-        return Verdict(residual, False, f"no certificate: the replay is off by {residual:.1e}, more than rounding explains")
+        return Verdict(
+            residual, False, "no certificate: noise was added, so other data explain the update as well"
+        )
+    # Written so that a NaN fails.
+    if not bool((distance <= SAFETY * rounding).all() and torch.isfinite(rounding).all()):
+        return Verdict(
+            residual,
+            False,
+            f"no certificate: the replay is off by {residual:.1e}, more than rounding explains",
+        )
+    try:
+        with own_randomness():
+            determined = _is_determined(observations, inputs, targets, rounding, rerun)
+    except REPLAY_ERRORS:  # not every operation can be differentiated twice and in batches
+        determined = False
+    if not determined:
+        return Verdict(
+            residual,
+            False,
+            "no certificate: the Jacobian lacks full column rank, other data explain the update too",
+        )
+    return Verdict(residual, True)
+
+
+def _is_determined(
+    observations: Evidence, inputs: Tensor, targets: Tensor | None, rounding: Tensor, rerun: Rerun
+) -> bool:
+    """Whether every small change of the data shows in the updates."""
     real = _real(targets)
     unknowns = inputs.numel() + (0 if real is None else real.numel())
-    if unknowns * observed.numel() <= DIRECT_ENTRIES:
-        size = float(inputs.double().square().mean().sqrt().clamp_min(1e-6))
-        determined = observed.numel() >= unknowns and all(
-            smallest_singular_value(observations, x, y, rounding) * RESOLUTION * size > SAFETY
-            for x, y in [(inputs, targets), *moves(inputs, targets)]
-        )
-    else:
-        determined = all(
-            survives_a_move(observations, x, y, rerun) for x, y in moves(inputs, targets)
-        )
-    if not determined:
-        return Verdict(residual, False, "no certificate: the Jacobian lacks full column rank, other data explain the update too")
-    return Verdict(residual, True)
+    numbers = sum(len(observed_vector(o)) for o in observations)
+    if unknowns * numbers > DIRECT_ENTRIES:
+        return all(survives_a_move(observations, x, y, rerun) for x, y in moves(inputs, targets))
+    size = float(inputs.double().square().mean().sqrt().clamp_min(1e-6))
+    return numbers >= unknowns and all(
+        smallest_singular_value(observations, x, y, rounding) * RESOLUTION * size > SAFETY
+        for x, y in [(inputs, targets), *moves(inputs, targets)]
+    )
 
 
 def moves(inputs: Tensor, targets: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
@@ -114,41 +136,12 @@ def _real(targets: Tensor | None) -> Tensor | None:
     return targets if targets is not None and targets.is_floating_point() else None
 
 
-def rounding_of(observations: Evidence, inputs: Tensor, targets: Tensor | None, exact: Tensor) -> Tensor:
-    """Norm of the error that the client's own arithmetic puts into each update; shape (visits,).
-
-    Measured, not guessed: the same computation once in float32 and once in float64 shows how much rounding is
-    amplified by cancellation; scaled to the client's precision, plus the rounding of the stored numbers. No
-    visit counts as more precise than the best relative precision of all of them together.
-    """
-    tensors = observations[0].update.tensors
-    dtype = max((tensors[n].dtype for n in compared_names(observations[0])), key=lambda d: torch.finfo(d).eps)
-    epsilon = torch.finfo(dtype).eps
-    coarse = replay_all(observations, inputs, targets, torch.float32).double()
-    # Half precision is stored, but computed in float32: a CPU has no half-precision products.
-    amplified = torch.linalg.vector_norm(coarse - exact, dim=1) * min(1.0, epsilon / torch.finfo(torch.float32).eps)
-    stored = torch.tensor([stored_rounding(o) for o in observations], dtype=torch.float64)
-    floor = epsilon * torch.linalg.vector_norm(exact, dim=1).max()
-    return amplified + stored + floor
-
-
-def stored_rounding(observation: Observation) -> float:
-    """Norm of half a unit in the last place of every number that crossed the wire.
-
-    In the units of `attacks.replay.observed_vector`.
-    """
-    tensors = [observation.update.tensors[n] for n in compared_names(observation)]
-    norm = math.sqrt(sum((torch.finfo(t.dtype).eps / 2 * float(t.double().norm())) ** 2 for t in tensors))
-    return norm if observation.update.kind == "gradient" else norm / (observation.knowledge.learning_rate or 1.0)
-
-
 def smallest_singular_value(
     observations: Evidence, inputs: Tensor, targets: Tensor | None, rounding: Tensor
 ) -> float:
-    """Of the Jacobian of all updates, each in units of its rounding, with respect to inputs and real targets."""
+    """Of the Jacobian of all updates by inputs and real targets, each update in units of its rounding."""
     real = _real(targets)
     point = torch.cat([t.double().reshape(-1) for t in (inputs, real) if t is not None])
-
     point.requires_grad_()
     x = point[: inputs.numel()].reshape(inputs.shape)
     y = point[inputs.numel() :].reshape(real.shape) if real is not None else targets
@@ -157,9 +150,9 @@ def smallest_singular_value(
 
 
 def _jacobian(updates: Tensor, point: Tensor) -> Tensor:
-    """d updates / d point, or, where it has far more rows than columns, a Gaussian sketch of it.
+    """Differentiate `updates` by `point`; of a Jacobian with far more rows than columns, a Gaussian sketch.
 
-    With m = 4 columns rows the sketch's smallest singular value is at least about (1 - sqrt(columns / m)) = 1/2
+    With m = 4 columns rows the sketch's smallest singular value is at least about 1 - sqrt(columns / m) = 1/2
     of the true one (Davidson and Szarek 2001), and its rank is never higher: a full rank seen here is real.
     """
     rows, columns = len(updates), len(point)
@@ -167,11 +160,19 @@ def _jacobian(updates: Tensor, point: Tensor) -> Tensor:
         weights = torch.eye(rows, dtype=updates.dtype)
     else:
         generator = torch.Generator().manual_seed(0)
-        weights = torch.randn(4 * columns, rows, generator=generator, dtype=updates.dtype) / (4 * columns) ** 0.5
+        weights = (
+            torch.randn(4 * columns, rows, generator=generator, dtype=updates.dtype) / (4 * columns) ** 0.5
+        )
     chunk = max(1, _CHUNK_ENTRIES // rows)
     blocks = [
         torch.autograd.grad(
-            updates, point, part, is_grads_batched=True, retain_graph=True, allow_unused=True, materialize_grads=True
+            updates,
+            point,
+            part,
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )[0]
         for part in weights.split(chunk)
     ]
@@ -182,7 +183,9 @@ def survives_a_move(observations: Evidence, moved: Tensor, targets: Tensor | Non
     """Whether the attack, run from scratch on the update of randomly moved data, returns the moved data."""
     vectors = replay_all(observations, moved, targets)
     try:
-        found, found_targets = rerun(tuple(_with_vector(o, v) for o, v in zip(observations, vectors, strict=True)))
+        found, found_targets = rerun(
+            tuple(_with_vector(o, v) for o, v in zip(observations, vectors, strict=True))
+        )
     except ValueError:
         return False
     if found.shape != moved.shape:
@@ -219,4 +222,6 @@ def _with_vector(observation: Observation, vector: Tensor) -> Observation:
         round=update.round,
         num_samples=update.num_samples,
     )
-    return Observation(observation.model, moved, observation.loss_fn, observation.knowledge, state=observation.state)
+    return Observation(
+        observation.model, moved, observation.loss_fn, observation.knowledge, state=observation.state
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from attacks.base import NotIdentifiable, Reconstruction, as_evidence
+from attacks.base import NotIdentifiable, Reconstruction, as_evidence, check_time_budget
 from attacks.identify import ATTACKS
 from fedpriv.wire import Observation, Transcript
 
@@ -28,7 +28,7 @@ def reconstruct(
     evidence : Observation, sequence of Observation, or Transcript
         What the server saw.
     client : str, optional
-        Whose data to recover, for a transcript. May be left out if there is one sender only.
+        Whose data to recover. May be left out if there is one sender only.
     time_budget : float, default 60.0
         Seconds.
     generator : torch.Generator, optional
@@ -56,7 +56,11 @@ def reconstruct(
     ([1.0, 2.0, 3.0], [1], [True])
     """
     start = time.perf_counter()
+    check_time_budget(time_budget)
     observations = as_evidence(_of_client(evidence, client) if isinstance(evidence, Transcript) else evidence)
+    sender = observations[0].update.sender
+    if client not in (None, sender):
+        raise ValueError(f"client must be {sender!r}, who sent this evidence, or left out, got {client!r}")
     generator = generator or torch.Generator().manual_seed(0)
     found: list[Reconstruction] = []
     refusals: list[str] = []
@@ -64,7 +68,8 @@ def reconstruct(
     for attack in ATTACKS:
         remaining = time_budget - (time.perf_counter() - start)
         if remaining <= 0:
-            break
+            refusals.append(f"{attack.name}: no time left of {time_budget} s")
+            continue
         try:
             result = attack()(observations, generator=generator, time_budget=remaining)
         except NotIdentifiable as refusal:
@@ -84,7 +89,8 @@ def _of_client(transcript: Transcript, client: str | None) -> list[Observation]:
     if client is None:
         if len(transcript.senders) != 1:
             raise ValueError(
-                f"the transcript holds updates from {list(transcript.senders)}; say whose data to recover with client=..."
+                f"the transcript holds updates from {list(transcript.senders)}; "
+                f"say whose data to recover with client=..."
             )
         client = transcript.senders[0]
     observations = transcript.observations(client)
@@ -92,7 +98,7 @@ def _of_client(transcript: Transcript, client: str | None) -> list[Observation]:
         pooled = sorted({e.update.sender for e in transcript if client in e.update.contributors})
         raise NotIdentifiable(
             f"nothing that {client!r} alone computed reached the server: it only received the average over "
-            f"{list(transcript.clients)} from {pooled}; attack client={pooled[0]!r} to see what the pooled update reveals, "
-            f"though no longer of whom"
+            f"{list(transcript.clients)} from {pooled}; attack client={pooled[0]!r} to see what the pooled "
+            f"update reveals, though no longer of whom"
         )
     return observations

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from attacks.base import Attack, NotIdentifiable, as_evidence
-from attacks.certificate import stored_rounding
-from attacks.exact.first_layer import FirstLayerInversion, first_layer_gradient
-from attacks.exact.moments import find_span
-from attacks.exact.regression import MomentInversion, count_samples, visits_of
+from attacks.exact.count import Count, count_samples, measure, told_count
+from attacks.exact.first_layer import FirstLayerInversion, first_layer_gradient, spectral_noise
+from attacks.exact.moments import Span
+from attacks.exact.regression import MomentInversion
 from fedpriv.wire import Observation
 
 ATTACKS: tuple[type[Attack], ...] = (FirstLayerInversion, MomentInversion)
@@ -53,11 +53,20 @@ class Identifiability:
     attacks: tuple[Applicability, ...]
 
     def __str__(self) -> str:
-        count = f"{self.min_samples}" if self.min_samples == self.max_samples else (
-            f"{self.min_samples} to {self.max_samples}" if self.max_samples else f"at least {self.min_samples}"
+        count = (
+            f"{self.min_samples}"
+            if self.min_samples == self.max_samples
+            else (
+                f"{self.min_samples} to {self.max_samples}"
+                if self.max_samples
+                else f"at least {self.min_samples}"
+            )
         )
         lines = [self.verdict, f"rank of the evidence: {self.rank}; number of samples: {count}"]
-        lines += [f"  {'yes' if a.applies else 'no '}  {a.attack.name}{'' if a.applies else ': ' + str(a.reason)}" for a in self.attacks]
+        lines += [
+            f"  {'yes' if a.applies else 'no '}  {a.attack.name}{'' if a.applies else ': ' + str(a.reason)}"
+            for a in self.attacks
+        ]
         return "\n".join(lines)
 
 
@@ -79,7 +88,8 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
     >>> import fedpriv
     >>> model, loss = torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy
     >>> value = loss(model(torch.ones(1, 3)), torch.tensor([0]))
-    >>> report = identifiability(fedpriv.Observation(model, torch.autograd.grad(value, model.parameters()), loss))
+    >>> gradient = torch.autograd.grad(value, model.parameters())
+    >>> report = identifiability(fedpriv.Observation(model, gradient, loss))
     >>> report.rank, [a.attack.name for a in report.attacks if a.applies]
     (1, ['first-layer inversion'])
     """
@@ -88,60 +98,71 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
     usable = {a.attack for a in attacks if a.applies}
     if MomentInversion in usable and (len(evidence) > 1 or FirstLayerInversion not in usable):
         return _of_regression(evidence, attacks)
+    told = told_count(evidence)
     if FirstLayerInversion in usable:
-        return Identifiability(
-            rank=1,
-            min_samples=1,
-            max_samples=1,
-            verdict="One sample, exactly: the weight gradient of the first linear layer divided by its bias gradient.",
-            attacks=attacks,
+        noisy = any(o.knowledge.noise_std > 0 for o in evidence)
+        verdict = (
+            f"One sample, {'up to the noise' if noisy else 'exactly'}: the weight gradient of the first "
+            f"linear layer divided by its bias gradient."
         )
+        return Identifiability(rank=1, min_samples=1, max_samples=1, verdict=verdict, attacks=attacks)
     rank = _first_layer_rank(evidence[-1])
     reasons = "; ".join(f"{a.attack.name}: {a.reason}" for a in attacks)
     return Identifiability(
         rank=rank,
-        min_samples=max(rank or 1, evidence[-1].knowledge.num_samples or 1),
-        max_samples=evidence[-1].knowledge.num_samples,
+        min_samples=max(1 if rank is None else rank, told or 0),
+        max_samples=told,
         verdict=f"No attack applies ({reasons}).",
         attacks=attacks,
     )
 
 
 def _of_regression(evidence: tuple[Observation, ...], attacks: tuple[Applicability, ...]) -> Identifiability:
-    visits, loss = visits_of(evidence)
-    span = find_span(visits)
-    knowledge = evidence[0].knowledge
+    visits, loss, span = measure(evidence)
     if span is None:
         verdict = "Nothing: the update is zero up to rounding."
         return Identifiability(rank=0, min_samples=0, max_samples=None, verdict=verdict, attacks=attacks)
     try:
-        count = count_samples(visits, span, loss, knowledge.num_samples, noisy=knowledge.noise_std > 0)
+        count = count_samples(evidence, visits, span, loss)
     except NotIdentifiable as refusal:
+        verdict = f"Nothing certain: {refusal}."
         return Identifiability(
-            rank=span.rank, min_samples=span.rank, max_samples=None, verdict=f"Nothing certain: {refusal}.", attacks=attacks
+            rank=span.rank, min_samples=span.rank, max_samples=None, verdict=verdict, attacks=attacks
         )
-    number, rank = count.num_samples, span.rank
-    if not count.certain and rank == len(visits.theta):
-        verdict = (
-            f"Every visit so far added a dimension: there are at least {rank} samples. If there are {rank} and no more, "
-            + ("they follow exactly." if rank <= 2 else "they are known up to a rotation.")
-            + " One more visit tells."
-        )
-        return Identifiability(rank=rank, min_samples=rank, max_samples=None, verdict=verdict, attacks=attacks)
-    if rank == 1:
-        verdict = f"{number} equal input(s), exactly, and the mean of their targets."
-    elif number == rank == 2:
-        verdict = "Both samples, exactly, inputs and targets."
-    else:
-        how = "the declared values single them out if only one data set fits" if knowledge.input_values else (
-            f"the samples themselves only up to a rotation of the {number}-dimensional sample space that fixes the "
-            f"vector of ones; declare Knowledge(input_values=...) to single them out"
-        )
-        verdict = f"Number ({number}), mean, second moments and span of the samples, exactly; {how}."
-    bound = number if count.certain else None
+    knowledge = evidence[0].knowledge
+    known = "up to the noise" if knowledge.noise_std > 0 else "exactly"
     return Identifiability(
-        rank=rank, min_samples=number if count.certain else rank, max_samples=bound, verdict=verdict, attacks=attacks
+        rank=span.rank,
+        min_samples=count.num_samples,
+        max_samples=count.num_samples if count.certain else None,
+        verdict=_verdict(count, span, known, has_prior=knowledge.input_values is not None),
+        attacks=attacks,
     )
+
+
+def _verdict(count: Count, span: Span, known: str, *, has_prior: bool) -> str:
+    number, rank = count.num_samples, span.rank
+    if not count.certain:
+        so_far = "The visits span" if span.complete else "Every visit so far added a dimension: they span"
+        follow = f"follow {known}" if rank <= 2 or has_prior else "are known up to a rotation"
+        more = "" if span.complete else " One more visit tells more."
+        return (
+            f"{so_far} {rank} dimension(s), so there are at least {rank} samples ({count.reason}). If there "
+            f"are {rank} and no more, they {follow}.{more}"
+        )
+    if rank == 1:
+        return f"{number} equal input(s), {known}, and the mean of their targets."
+    if number == rank == 2:
+        return f"Both samples, {known}, inputs and targets."
+    how = (
+        "the declared values single them out if only one data set fits"
+        if has_prior
+        else (
+            f"the samples themselves only up to a rotation of the {number}-dimensional sample space that "
+            f"fixes the vector of ones; declare Knowledge(input_values=...) to single them out"
+        )
+    )
+    return f"Number ({number}), mean, second moments and span of the samples, {known}; {how}."
 
 
 def _first_layer_rank(observation: Observation) -> int | None:
@@ -149,6 +170,6 @@ def _first_layer_rank(observation: Observation) -> int | None:
         weight, bias, _ = first_layer_gradient(observation)
     except ValueError:
         return None
-    values = torch.linalg.svdvals(torch.cat([weight, bias[:, None]], dim=1))
-    noise = stored_rounding(observation) + observation.knowledge.noise_std * sum(weight.shape) ** 0.5
-    return int((values > max(4 * noise, 1e-7 * float(values[0]))).sum())
+    layer = torch.cat([weight, bias[:, None]], dim=1)
+    values = torch.linalg.svdvals(layer)
+    return int((values > max(4 * spectral_noise(observation, layer), 1e-7 * float(values[0]))).sum())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacks.replay import observed_vector, replay
+from attacks.replay import REPLAY_ERRORS, observed_vector, own_randomness, replay, sent_state
 from fedpriv.wire import Observation
 
 
@@ -23,7 +23,8 @@ def idlg(observation: Observation) -> Tensor:
 
     Zhao, Mopuri, Bilen, "iDLG: Improved Deep Leakage from Gradients", arXiv 2001.02610, equation 3:
     ``dL/dz_i = softmax(z)_i - [i is the label]`` is negative for the label alone. It shows in the bias
-    gradient of the last layer, and in the sign of the rows of its weight gradient where features are positive.
+    gradient of the last layer. Without a bias it shows in the angles between the rows of the weight gradient,
+    if there are three or more.
 
     Returns
     -------
@@ -50,15 +51,21 @@ def idlg(observation: Observation) -> Tensor:
     if f"{prefix}bias" in gradient:
         signal = gradient[f"{prefix}bias"].double()
     elif f"{prefix}weight" in gradient:
-        # Without a bias only the angles are known: the label's row points against all others.
         rows = gradient[f"{prefix}weight"].double()
-        signal = rows @ rows.sum(0) if len(rows) == 2 else (torch.sign(rows @ rows.T).sum(1) + 0.5)
+        if len(rows) < 3:
+            raise ValueError(
+                f"iDLG needs a bias in the last layer or three outputs, got none and {len(rows)}: "
+                f"two opposite rows do not tell which of them is the label's"
+            )
+        # Only the angles are known: the label's row points against all others.
+        signal = torch.sign(rows @ rows.T).sum(1) + 0.5
     else:
         raise ValueError("iDLG needs the gradient of the last linear layer, but that layer is frozen")
     negative = (signal < 0).nonzero().reshape(-1)
     if len(negative) != 1:
         raise ValueError(
-            f"iDLG needs exactly one output with a negative gradient (one sample, cross-entropy), found {len(negative)}"
+            f"iDLG needs exactly one output with a negative gradient (one sample, cross-entropy), "
+            f"found {len(negative)}"
         )
     return negative
 
@@ -67,7 +74,8 @@ def recover_targets(observation: Observation, inputs: Tensor) -> tuple[Tensor | 
     """Targets of samples whose inputs are known, for any differentiable loss.
 
     Class labels of one sample: every class is replayed and the one that explains the update best wins (iDLG
-    is its shortcut). Real targets: least squares on the replayed update, exact in one step for squared errors.
+    is its shortcut). Real targets: least squares on the replayed update, exact in one step for squared
+    errors.
 
     Parameters
     ----------
@@ -80,19 +88,26 @@ def recover_targets(observation: Observation, inputs: Tensor) -> tuple[Tensor | 
     notes : tuple of str
         Why there are none, if so.
     """
-    state = {n: t.double() if t.is_floating_point() else t for n, t in observation.state.items()}
-    with torch.no_grad():
-        outputs = functional_call(observation.model, state, (inputs.double(),))
+    try:
+        with torch.no_grad(), own_randomness():
+            state = sent_state(observation, torch.float64)
+            outputs = functional_call(observation.model, state, (inputs.double(),))
+    except REPLAY_ERRORS as error:
+        return None, (f"targets were not recovered: the model fails on the inputs ({error!s:.200})",)
     observed = float(observed_vector(observation).norm())
     rounding = torch.finfo(next(iter(observation.update.tensors.values())).dtype).eps * observed
-    label = _labels(observation, inputs, outputs, 100 * rounding)
+    with own_randomness():
+        label = _labels(observation, inputs, outputs, 100 * rounding)
     # Cross-entropy takes labels and soft targets. A hard label is the simpler explanation unless soft targets
     # fit clearly better, so they are tried only where the label leaves something to explain.
     if label is not None and label[1] <= 100 * rounding:
         return label[0], ()
-    real = _real(observation, inputs, outputs)
+    with own_randomness():
+        real = _real(observation, inputs, outputs)
     if label is None and real is None:
-        return None, ("targets were not recovered: the loss takes neither class labels nor targets shaped like its outputs",)
+        return None, (
+            "no targets were recovered: the loss takes neither class labels nor targets like the outputs",
+        )
     if real is None or (label is not None and label[1] <= 2 * real[1]):
         return label[0], ()  # type: ignore[index]
     return real[0], ()
@@ -102,7 +117,9 @@ def _distance(observation: Observation, inputs: Tensor, targets: Tensor) -> floa
     return float((replay(observation, inputs, targets) - observed_vector(observation)).norm())
 
 
-def _labels(observation: Observation, inputs: Tensor, outputs: Tensor, limit: float) -> tuple[Tensor, float] | None:
+def _labels(
+    observation: Observation, inputs: Tensor, outputs: Tensor, limit: float
+) -> tuple[Tensor, float] | None:
     if len(inputs) != 1 or outputs.dim() != 2 or outputs.shape[1] < 2:
         return None
     try:
@@ -113,7 +130,7 @@ def _labels(observation: Observation, inputs: Tensor, outputs: Tensor, limit: fl
                 return shortcut
             classes = [torch.tensor([c]) for c in range(outputs.shape[1])]
             scored = [(label, _distance(observation, inputs, label)) for label in classes]
-    except (RuntimeError, ValueError, TypeError, IndexError, UserWarning):
+    except (*REPLAY_ERRORS, UserWarning):
         return None  # the loss takes real targets
     return min(scored, key=lambda pair: pair[1])
 
@@ -127,7 +144,9 @@ def _shortcut(observation: Observation, inputs: Tensor) -> tuple[Tensor, float] 
     return label, _distance(observation, inputs, label)
 
 
-def _real(observation: Observation, inputs: Tensor, outputs: Tensor, steps: int = 8) -> tuple[Tensor, float] | None:
+def _real(
+    observation: Observation, inputs: Tensor, outputs: Tensor, steps: int = 8
+) -> tuple[Tensor, float] | None:
     """Gauss-Newton on the targets.
 
     The update of squared errors and of cross-entropy is affine in the targets, so that difference quotients
@@ -144,13 +163,15 @@ def _real(observation: Observation, inputs: Tensor, outputs: Tensor, steps: int 
         for _ in range(steps):
             flat = targets.reshape(-1)
             base = error(flat)
-            jacobian = torch.stack([error(flat + unit) - base for unit in torch.eye(len(flat), dtype=flat.dtype)])
+            jacobian = torch.stack(
+                [error(flat + unit) - base for unit in torch.eye(len(flat), dtype=flat.dtype)]
+            )
             step = torch.linalg.lstsq(jacobian.T, base[:, None]).solution
             trial = targets - step.reshape(outputs.shape)
             distance = _distance(observation, inputs, trial)
             if not distance < best:
                 break
             targets, best = trial, distance
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except REPLAY_ERRORS:
         return None  # the loss takes class labels
     return targets, best

@@ -7,7 +7,8 @@ one step is the gradient again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,30 @@ from fedpriv.wire import Observation
 from fedpriv.wire.observation import LossFn
 
 State = dict[str, Tensor]
+REPLAY_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, LookupError, NotImplementedError)
+"""What a model or a loss raises for data of the wrong shape or kind."""
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Seed dropout and the like inside, and leave PyTorch's global generator as it was."""
+    state = torch.random.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(0)
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def sent_state(observation: Observation, dtype: torch.dtype | None = None) -> State:
+    """Fresh copies of what was sent, ready for ``functional_call``: a tied parameter under one name only.
+
+    Fresh, because autograd marks them and batch norm writes into them, and the evidence must stay as it is.
+    """
+    model = observation.model
+    once = [n for n, _ in (*model.named_parameters(), *model.named_buffers()) if n in observation.state]
+    sent = {n: observation.state[n] for n in once}
+    return {n: t.to(dtype if t.is_floating_point() else None, copy=True) for n, t in sent.items()}
 
 
 def compared_names(observation: Observation) -> list[str]:
@@ -34,7 +59,9 @@ def observed_vector(observation: Observation, dtype: torch.dtype = torch.float64
     if observation.update.kind == "gradient":
         return torch.cat([tensors[n].to(dtype).reshape(-1) for n in names])
     rate = observation.knowledge.learning_rate or 1.0
-    return torch.cat([((observation.state[n].to(dtype) - tensors[n].to(dtype)) / rate).reshape(-1) for n in names])
+    return torch.cat(
+        [((observation.state[n].to(dtype) - tensors[n].to(dtype)) / rate).reshape(-1) for n in names]
+    )
 
 
 def replay(
@@ -45,13 +72,16 @@ def replay(
     Raises
     ------
     ValueError
-        If the local training cannot be replayed: mini-batches in an unknown order, or a missing learning rate.
+        If the local training cannot be replayed: mini-batches in an unknown order, or no learning rate.
     """
     return replay_all((observation,), inputs, targets, dtype)[0]
 
 
 def replay_all(
-    observations: Sequence[Observation], inputs: Tensor, targets: Tensor | None, dtype: torch.dtype = torch.float64
+    observations: Sequence[Observation],
+    inputs: Tensor,
+    targets: Tensor | None,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """`replay` for several visits of one client: shape (visits, numbers in an update)."""
     first = observations[0]
@@ -64,8 +94,7 @@ def replay_all(
     factor = None
     vectors = []
     for observation in observations:
-        # Fresh copies: autograd marks them and batch norm writes into them, and the evidence must stay as it is.
-        state = {n: t.to(dtype, copy=True) if t.is_floating_point() else t.clone() for n, t in observation.state.items()}
+        state = sent_state(observation, dtype)
         if factor is None:
             factor = pooling_factor(observation, inputs, targets, state)
         vector = _local_training(observation, state, names, inputs, targets, differentiable)
@@ -94,17 +123,23 @@ def _local_training(
     rate = observation.knowledge.learning_rate or 1.0
     total: Tensor | None = None
     for _ in range(1 if one_step else observation.knowledge.local_steps):
-        leaves = {n: state[n] if state[n].requires_grad else state[n].detach().requires_grad_() for n in names}
+        leaves = {
+            n: state[n] if state[n].requires_grad else state[n].detach().requires_grad_() for n in names
+        }
         outputs = functional_call(observation.model, {**state, **leaves}, (inputs,))
         loss = observation.loss_fn(outputs, targets)  # type: ignore[arg-type]
         gradient = torch.autograd.grad(
-            loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+            loss,
+            list(leaves.values()),
+            create_graph=differentiable,
+            allow_unused=True,
+            materialize_grads=True,
         )
         step = torch.cat([g.reshape(-1) for g in gradient])
         total = step if total is None else total + step
         moved = {n: leaves[n] - rate * g for n, g in zip(names, gradient, strict=True)}
         state = {**state, **(moved if differentiable else {n: t.detach() for n, t in moved.items()})}
-    assert total is not None  # local_steps is at least 1  # noqa: S101
+    assert total is not None  # local_steps is at least 1
     return total
 
 
@@ -118,7 +153,9 @@ def pooling_factor(observation: Observation, inputs: Tensor, targets: Tensor | N
     if clients == 1 or targets is None:
         return 1.0
     with torch.no_grad():
-        outputs = functional_call(observation.model, {n: t.detach() for n, t in state.items()}, (inputs.detach(),))
+        outputs = functional_call(
+            observation.model, {n: t.detach() for n, t in state.items()}, (inputs.detach(),)
+        )
     return 1.0 / clients if sums_over_samples(observation.loss_fn, outputs, targets.detach()) else 1.0
 
 
@@ -142,9 +179,27 @@ def input_layer(observation: Observation) -> tuple[str, nn.Linear, tuple[int, ..
     if not layers:
         return "the model has no linear layer"
     shape = knowledge.input_shape or (next(iter(layers.values())).in_features,)
+    state = sent_state(observation)
+    first = _first_parametrized(model)
     probe = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    probe = probe.to(next(model.parameters()).dtype)
-    seen: dict[str, Tensor] = {}
+    probe = probe.to(next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32))
+    try:
+        seen = _seen_by(layers, model, state, probe)
+    except REPLAY_ERRORS as error:
+        return (
+            f"the model (its first layer: {first}) does not accept inputs of shape {shape} "
+            f"({_first_line(error)}); set Knowledge.input_shape"
+        )
+    flat = probe.reshape(2, -1)
+    for name, value in seen.items():
+        if value.shape == flat.shape and torch.equal(value, flat):
+            return name, layers[name], tuple(shape)
+    return f"no linear layer sees the raw input (the model's first layer is {first})"
+
+
+def _seen_by(layers: dict[str, nn.Linear], model: nn.Module, state: State, probe: Tensor) -> State:
+    """What each of `layers` gets to see when `probe` passes through the model."""
+    seen: State = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def remember(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -154,15 +209,21 @@ def input_layer(observation: Observation) -> tuple[str, nn.Linear, tuple[int, ..
 
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
-            functional_call(model, {n: t.clone() for n, t in observation.state.items()}, (probe,))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        return f"the model does not accept inputs of shape {shape} ({str(error).splitlines()[0]}); set Knowledge.input_shape"
+        with torch.no_grad(), own_randomness():
+            functional_call(model, state, (probe,))
     finally:
         for hook in hooks:
             hook.remove()
-    flat = probe.reshape(2, -1)
-    for name, value in seen.items():
-        if value.shape == flat.shape and torch.equal(value, flat):
-            return name, layers[name], tuple(shape)
-    return "no linear layer sees the raw input (something else comes first)"
+    return seen
+
+
+def _first_parametrized(model: nn.Module) -> str:
+    """Kind and name of the first layer that has parameters of its own, for messages."""
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            return f"{type(module).__name__} {name!r}" if name else type(module).__name__
+    return "without parameters"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -60,16 +60,14 @@ def _probes() -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def _values(loss_fn: Loss) -> list[float | None]:
-    values: list[float | None] = []
-    for outputs, targets in _probes():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # squared errors warn when they broadcast class labels
-                values.append(float(loss_fn(outputs.clone(), targets.clone())))
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            values.append(None)  # this kind of target is not for this loss
-    return values
+def _value(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> float | None:
+    """The loss, or None if this kind of target is not for it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # squared errors warn when they broadcast class labels
+            return float(loss_fn(outputs, targets))
+    except Exception:  # a caller's own loss may refuse a target with any exception
+        return None
 
 
 def name_of(loss_fn: Loss) -> str | None:
@@ -83,7 +81,8 @@ def name_of(loss_fn: Loss) -> str | None:
     Returns
     -------
     str or None
-        A key of `NAMED` whose values on random probes (real targets and class labels) agree to 1e-9.
+        A key of `NAMED` whose values on random probes (real targets and class labels) agree to 1e-9, and
+        which refuses the same kinds of targets.
 
     Examples
     --------
@@ -92,10 +91,13 @@ def name_of(loss_fn: Loss) -> str | None:
     >>> name_of(lambda outputs, targets: outputs.sum()) is None
     True
     """
-    got = _values(loss_fn)
+    got = [_value(loss_fn, *probe) for probe in _probes()]
     for name, reference in NAMED.items():
-        pairs = list(zip(got, _values(reference), strict=True))
-        known = [(a, b) for a, b in pairs if b is not None]
-        if all(a is not None and abs(a - b) <= 1e-9 * (1 + abs(b)) for a, b in known):
+        expected = [_value(reference, *probe) for probe in _probes()]
+        if all(_agree(a, b) for a, b in zip(got, expected, strict=True)):
             return name
     return None
+
+
+def _agree(a: float | None, b: float | None) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= 1e-9 * (1 + abs(b))

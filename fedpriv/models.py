@@ -1,8 +1,9 @@
-"""The victims: small models, built from a `torch.Generator` so that a seed gives the same weights everywhere."""
+"""The victims: small models. A `torch.Generator` draws their weights, so that a seed gives the same ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -47,7 +48,7 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"sizes must name at least input and output width, got {list(sizes)}")
     layers: list[nn.Module] = [nn.Flatten()]
-    for index, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (width_in, width_out) in enumerate(pairwise(sizes)):
         layers += [activation()] * (index > 0) + [nn.Linear(width_in, width_out)]
     return initialize(nn.Sequential(*layers), generator)
 

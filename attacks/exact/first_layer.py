@@ -10,6 +10,7 @@ averages their rounding; the largest row alone is the oracle of the tests.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, Claim, NotIdentifiable, Observations
-from attacks.certificate import stored_rounding
+from attacks.certificate import RESOLUTION, SAFETY
+from attacks.exact.count import told_count
 from attacks.labels import recover_targets
-from attacks.replay import input_layer
+from attacks.replay import REPLAY_ERRORS, input_layer, observed_vector, own_randomness, replay
+from attacks.rounding import per_gradient, rounding_of, stored_rounding
 from fedpriv.wire import Observation
 
 
@@ -46,19 +49,39 @@ class FirstLayerInversion(Attack):
 
     rank_tolerance: float = 1e-3
     name: ClassVar[str] = "first-layer inversion"
-    citation: ClassVar[str] = "Phong et al., Privacy-Preserving Deep Learning via Additively HE, IEEE TIFS 2018"
+    citation: ClassVar[str] = (
+        "Phong et al., Privacy-Preserving Deep Learning via Additively HE, IEEE TIFS 2018"
+    )
 
     def why_not(self, observations: Observations) -> str | None:
-        """See `Attack.why_not`."""
-        return why_no_single_sample(observations[-1], self.rank_tolerance)
+        """See `Attack.why_not`; one visit that shows a single sample is enough."""
+        reasons = [why_no_single_sample(o, self.rank_tolerance) for o in observations]
+        return None if None in reasons else reasons[0]
 
-    def run(self, observations: Observations, *, generator: torch.Generator, deadline: float) -> Claim:
+    def run(
+        self,
+        observations: Observations,
+        *,
+        generator: torch.Generator,  # noqa: ARG002 (part of the interface; nothing here is random)
+        deadline: float,  # noqa: ARG002 (part of the interface; takes milliseconds)
+    ) -> Claim:
         """See `Attack.run`; the visit with the strongest bias gradient is the best conditioned one."""
-        layers = [(o, *first_layer_gradient(o)) for o in observations if why_no_single_sample(o, self.rank_tolerance) is None]
+        layers = [
+            (o, *first_layer_gradient(o))
+            for o in observations
+            if why_no_single_sample(o, self.rank_tolerance) is None
+        ]
         best, weight, bias, shape = max(layers, key=lambda entry: float(entry[2].norm()))
         inputs = (bias @ weight / (bias @ bias)).reshape(1, *shape)
         targets, notes = recover_targets(best, inputs)
-        return Claim(inputs=inputs, targets=targets, notes=notes)
+        alone = told_count((best,)) == 1 or not two_samples_fit(best, inputs, targets)
+        return Claim(inputs=inputs, targets=targets, notes=notes, assumed=None if alone else _MIXTURE)
+
+
+_MIXTURE = (
+    "two samples whose mean this is explain the update as well, for the model is linear around them and has "
+    "one output; declare Knowledge(num_samples=1) if it is one"
+)
 
 
 def first_layer_gradient(observation: Observation) -> tuple[Tensor, Tensor, tuple[int, ...]]:
@@ -75,7 +98,9 @@ def first_layer_gradient(observation: Observation) -> tuple[Tensor, Tensor, tupl
     name, layer, shape = found
     prefix = f"{name}." if name else ""
     if layer.bias is None:
-        raise NotIdentifiable("the first linear layer has no bias, and only the bias gradient fixes the scale of x")
+        raise NotIdentifiable(
+            "the first linear layer has no bias, and only the bias gradient fixes the scale of x"
+        )
     gradient = observation.gradient()
     missing = [k for k in (f"{prefix}weight", f"{prefix}bias") if k not in gradient]
     if missing:
@@ -89,21 +114,53 @@ def why_no_single_sample(observation: Observation, tolerance: float) -> str | No
         weight, bias, _ = first_layer_gradient(observation)
     except ValueError as error:
         return str(error)
-    told = observation.knowledge.num_samples or observation.update.num_samples
+    if observation.update.is_aggregate:
+        return f"the update mixes the data of {len(observation.update.contributors)} clients"
+    told = told_count((observation,))
     if told is not None and told > 1:
         return f"the update mixes {told} samples"
     if len(bias) == 1 and told is None:
         return "the first layer has one neuron, whose gradient mixes any number of samples without a trace"
     both = torch.cat([weight, bias[:, None]], dim=1)
-    rounding = stored_rounding(observation) + observation.knowledge.noise_std * sum(both.shape) ** 0.5
+    rounding = spectral_noise(observation, both)
     if float(both.norm()) <= 4 * rounding:
         return "the update is zero up to rounding: nothing of the data crossed the wire"
     if float(bias.norm()) <= 4 * rounding:
-        return "the bias gradient of the first layer vanishes (all of its neurons are dead or their signals cancel)"
+        return "the bias gradient of the first layer vanishes (its neurons are dead or their signals cancel)"
     threshold = max(tolerance * float(both.norm()), 4 * rounding)
     remainder = both - torch.outer(bias, bias @ both) / (bias @ bias)
     if float(remainder.norm()) > threshold:
-        values = torch.linalg.svdvals(both)
-        rank = max(2, int((values > threshold).sum()))
-        return f"the gradient of the first layer has rank {rank}, so the update mixes at least {rank} samples"
+        rank = int((torch.linalg.svdvals(both) > threshold).sum())
+        if rank > 1:
+            return f"the gradient of the first layer has rank {rank}: it mixes at least {rank} samples"
     return None
+
+
+def spectral_noise(observation: Observation, layer: Tensor) -> float:
+    """Largest singular value that rounding and declared noise put into the gradient of a `layer`."""
+    noise = observation.knowledge.noise_std / per_gradient(observation)
+    return stored_rounding(observation) + noise * sum(math.sqrt(size) for size in layer.shape)
+
+
+def two_samples_fit(observation: Observation, inputs: Tensor, targets: Tensor | None) -> bool:
+    """Whether two samples on both sides of the one found, with targets of their own, give the same update.
+
+    With one output and an activation that is linear around the sample (ReLU), the errors of all samples of
+    that region multiply the same vector, and one sample in their weighted mean looks like all of them.
+    With more outputs, or with class labels, mixtures that go unnoticed need errors that agree by chance.
+    """
+    if targets is None or not targets.is_floating_point() or targets.numel() > 1:
+        return False
+    shift = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0), dtype=inputs.dtype)
+    shift *= RESOLUTION * float(inputs.square().mean().sqrt().clamp_min(1e-6))
+    pair = torch.cat([inputs + shift, inputs - shift])
+    found, _ = recover_targets(observation, pair)
+    if found is None:
+        return False
+    try:
+        with own_randomness():
+            exact = replay(observation, pair, found)
+            rounding = rounding_of((observation,), pair, found, exact[None])
+    except REPLAY_ERRORS:
+        return False
+    return float((exact - observed_vector(observation)).norm()) <= SAFETY * float(rounding)

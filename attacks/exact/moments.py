@@ -8,7 +8,8 @@ and r visits suffice whatever the number of features. This module is plain linea
 `attacks.exact.regression` turns observations into its inputs.
 
 Derived in DESIGN T1; we know of no paper that states it. The fact that gradients lie in the span of the
-inputs is in Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", TIFS 2018.
+inputs is in Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE TIFS
+2018.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Span:
     directions : array of shape (r - 1, d + 1)
         Orthonormal, with last coordinate 0.
     complete : bool
-        Whether more visits cannot enlarge it: there were more rows than dimensions.
+        Whether more visits cannot enlarge it: there were more rows than dimensions, or it is everything.
     singular_values : array
         Of the rows in units of their noise.
     """
@@ -118,14 +119,14 @@ def find_span(visits: Visits, *, safety: float = 6.0, rank: int | None = None) -
     basis = right[:rank]
     last = basis[:, -1]
     length = np.linalg.norm(last)
-    # An answer's last coordinate is the sum of the residuals. If it vanishes everywhere there is no hyperplane.
+    # An answer's last coordinate is the sum of the residuals. If it vanishes everywhere: no hyperplane.
     if length < 1e-12 or np.abs(visits.gradient[:, -1] / visits.noise).max() < safety:
         return None
     complement = np.linalg.svd(last[None, :])[2][1:]
     return Span(
         origin=last @ basis / length**2,
         directions=complement @ basis,
-        complete=rank < min(rows, columns) or (rank == columns and rows > columns),
+        complete=rank < rows or rank == columns,
         singular_values=values,
     )
 
@@ -151,13 +152,17 @@ def solve_moments(visits: Visits, span: Span, *, num_samples: float | None = Non
     if num_samples is not None:
         answers = answers - design[:, 0] * num_samples
         unknown[0] = False
-    left, values, right = np.linalg.svd(design[:, unknown] / _column_scale(design[:, unknown]), full_matrices=False)
+    left, values, right = np.linalg.svd(
+        design[:, unknown] / _column_scale(design[:, unknown]), full_matrices=False
+    )
     if len(values) < unknown.sum() or values[-1] < 1e-12 * values[0]:
         return None
     scale = _column_scale(design[:, unknown])
     solution = np.zeros(design.shape[1])
     solution[unknown] = right.T @ ((left.T @ answers) / values) / scale
-    corner_error = np.inf if num_samples is not None else float(np.linalg.norm(right[:, 0] / values) / scale[0])
+    corner_error = (
+        np.inf if num_samples is not None else float(np.linalg.norm(right[:, 0] / values) / scale[0])
+    )
     second = np.zeros((r, r))
     second[np.triu_indices(r)] = solution[: r * (r + 1) // 2]
     second += np.triu(second, 1).T
@@ -168,7 +173,7 @@ def solve_moments(visits: Visits, span: Span, *, num_samples: float | None = Non
 
 
 def _column_scale(design: Array) -> Array:
-    scale = np.linalg.norm(design, axis=0)
+    scale: Array = np.linalg.norm(design, axis=0)
     scale[scale == 0] = 1.0
     return scale
 
@@ -178,7 +183,7 @@ def _linear_system(visits: Visits, span: Span) -> tuple[Array, Array]:
     r, outputs = span.rank, visits.num_outputs
     u = span.coordinates_of_models(visits.theta)
     z = span.coordinates_of_answers(visits.gradient)
-    upper = {pair: i for i, pair in enumerate(zip(*np.triu_indices(r), strict=True))}
+    upper = {(int(i), int(j)): k for k, (i, j) in enumerate(zip(*np.triu_indices(r), strict=True))}
     design = np.zeros((len(u), r, len(upper) + outputs * r))
     for i in range(r):
         for j in range(r):
@@ -204,66 +209,3 @@ def samples_of_two(moments: Moments) -> tuple[Array, Array] | None:
     t = mean + np.sqrt(spread) * np.array([1.0, -1.0])
     extended = np.column_stack([np.ones(2), t])  # rows (1, t_i)
     return t[:, None], np.linalg.solve(extended.T, moments.mixed.T)
-
-
-def polish(visits: Visits, inputs: Array, targets: Array, *, weight: float = 1.0, steps: int = 20) -> tuple[Array, Array]:
-    """Maximum likelihood on the samples themselves: Levenberg-Marquardt over all visits.
-
-    Minimizes the squared difference between ``weight * sum_i (x~_i theta - y_i) x~_i`` and the answers in
-    units of their noise. Removes the rounding that the detour over moments added.
-
-    Parameters
-    ----------
-    visits : Visits
-    inputs : array of shape (n, d)
-    targets : array of shape (n, outputs)
-    weight : float
-        Factor of every sample (1/n for a mean loss).
-    steps : int
-        At most this many.
-    """
-    n, d = inputs.shape
-    point = np.concatenate([inputs.ravel(), targets.ravel()])
-    residual, jacobian = _residual_and_jacobian(visits, point, (n, d), weight)
-    cost, damping = residual @ residual, 1e-9
-    for _ in range(steps):
-        gram, slope = jacobian.T @ jacobian, jacobian.T @ residual
-        scale = np.diag(gram).max()
-        try:
-            step = np.linalg.solve(gram + damping * scale * np.eye(len(point)), slope)
-        except np.linalg.LinAlgError:
-            break
-        trial = point - step
-        new_residual, new_jacobian = _residual_and_jacobian(visits, trial, (n, d), weight)
-        new_cost = new_residual @ new_residual
-        if new_cost < cost:
-            converged = cost - new_cost < 1e-10 * cost
-            point, residual, jacobian, cost = trial, new_residual, new_jacobian, new_cost
-            damping = max(damping / 10, 1e-15)
-            if converged:
-                break
-        elif damping > 1e3:
-            break
-        else:
-            damping *= 10
-    return point[: n * d].reshape(n, d), point[n * d :].reshape(n, -1)
-
-
-def _residual_and_jacobian(
-    visits: Visits, point: Array, shape: tuple[int, int], weight: float
-) -> tuple[Array, Array]:
-    n, d = shape
-    rows = np.arange(len(visits.theta))
-    extended = np.column_stack([point[: n * d].reshape(n, d), np.ones(n)])
-    targets = point[n * d :].reshape(n, -1)
-    error = visits.theta @ extended.T - targets.T[visits.output]  # (rows, n)
-    scale = weight / visits.noise
-    residual = (error * scale[:, None]) @ extended - visits.gradient / visits.noise[:, None]
-    # d/dx_i of error_i x~_i = error_i I + x~_i w^T ; d/dy_i = -x~_i
-    jacobian = np.zeros((len(rows), d + 1, n, d))
-    jacobian[:, np.arange(d), :, np.arange(d)] = error[None] * scale[None, :, None]
-    jacobian += (scale[:, None, None, None] * extended.T[None, :, :, None]) * visits.theta[:, None, None, :d]
-    by_target = np.zeros((len(rows), d + 1, n, targets.shape[1]))
-    by_target[rows, :, :, visits.output] = -scale[:, None, None] * extended.T[None]
-    both = [jacobian.reshape(len(rows) * (d + 1), n * d), by_target.reshape(len(rows) * (d + 1), -1)]
-    return residual.reshape(-1), np.concatenate(both, axis=1)

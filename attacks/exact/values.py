@@ -1,8 +1,9 @@
-"""Moments plus a declared prior: which data with values from a small set have exactly these moments?
+"""Moments plus a declared prior single out the data: values from a small set, sums that are known.
 
 In the span of the data only finitely many points have all their coordinates in the declared set. How often
-each of them occurs is an integer program with linear constraints, because moments are sums over samples; it is
-solved by HiGHS through SciPy. Two more runs with a random objective prove that the solution is the only one.
+each of them occurs is an integer program with linear constraints, because moments are sums over samples; it
+is solved by HiGHS through SciPy, for the smallest and for the largest value of a random objective: where both
+ends agree, the solution is the only one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import qr
 from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -57,16 +59,21 @@ def solve_with_values(
     if target_values is None:
         labels = np.full((len(t), 1), np.nan)
     else:
+        if len(target_values) ** outputs * len(t) > MAX_CANDIDATES:
+            return (
+                f"the prior leaves {len(target_values)}^{outputs} combinations of targets for each of "
+                f"{len(t)} candidates, too many to search"
+            )
         combinations = np.array(list(product(target_values, repeat=outputs)))
-        if len(combinations) * len(t) > MAX_CANDIDATES:
-            return f"too many combinations of targets ({len(combinations)}) and candidates ({len(t)}) to search"
         labels = np.tile(combinations, (len(t), 1))
         extended = np.repeat(extended, len(combinations), axis=0)
     upper = np.triu_indices(r)
     rows = [(extended[:, i] * extended[:, j], second[i, j]) for i, j in zip(*upper, strict=True)]
     if target_values is not None:
         rows += [(extended[:, i] * labels[:, o], mixed[o, i]) for o in range(outputs) for i in range(r)]
-    counts = unique_counts(np.array([a for a, _ in rows]), np.array([b for _, b in rows]), num_samples, generator)
+    counts = unique_counts(
+        np.array([a for a, _ in rows]), np.array([b for _, b in rows]), num_samples, generator
+    )
     if isinstance(counts, str):
         return counts
     chosen = np.repeat(np.arange(len(counts)), counts)
@@ -83,7 +90,7 @@ def candidates(span: Span, values: tuple[float, ...]) -> Array | str:
     """Coordinates t (m, r - 1) of every point of the span whose coordinates are all among `values`."""
     free = span.rank - 1
     if len(values) ** free > MAX_CANDIDATES:
-        return f"the prior leaves {len(values)}^{free} candidates in a space of {free} dimensions, too many to list"
+        return f"the prior leaves {len(values)}^{free} candidates in {free} dimensions, too many to list"
     directions, origin = span.directions[:, :-1], span.origin[:-1]
     # Column pivoting picks the features that determine t best.
     pivots = qr(directions, pivoting=True, mode="r")[1][:free] if free else np.array([], dtype=int)
@@ -92,7 +99,11 @@ def candidates(span: Span, values: tuple[float, ...]) -> Array | str:
     points = origin + t @ directions
     gap = np.diff(np.sort(values)).min()
     fits = np.abs(points - nearest(points, values)).max(axis=1) < TOLERANCE * gap
-    return t[fits] if fits.any() else "no point of the data's span has only the declared values; is the prior right?"
+    return (
+        t[fits]
+        if fits.any()
+        else "no point of the data's span has only the declared values; is the prior right?"
+    )
 
 
 def nearest(points: Array, values: tuple[float, ...]) -> Array:
@@ -102,22 +113,25 @@ def nearest(points: Array, values: tuple[float, ...]) -> Array:
     return rounded
 
 
-def unique_counts(matrix: Array, right: Array, num_samples: int, generator: torch.Generator) -> Array | str:
-    """Whole numbers m >= 0 with ``matrix @ m = right`` up to rounding, if there is exactly one such vector."""
+def unique_counts(
+    matrix: Array, right: Array, num_samples: int, generator: torch.Generator
+) -> NDArray[np.int64] | str:
+    """Whole numbers m >= 0 with ``matrix @ m = right`` up to rounding, if only one vector has them."""
     slack = 1e-3 * np.maximum(1.0, np.abs(right))
     objective = torch.rand(matrix.shape[1], generator=generator, dtype=torch.float64).numpy()
     common = {
         "constraints": LinearConstraint(matrix, right - slack, right + slack),
         "integrality": np.ones(matrix.shape[1]),
         "bounds": Bounds(0, num_samples),
-        "options": {"time_limit": 30.0},
+        "options": {"time_limit": 30.0, "mip_rel_gap": 0.0},  # a gap would let both ends stop at one solution
     }
     ends = [milp(sign * objective, **common) for sign in (1.0, -1.0)]
     if any(end.status == 2 for end in ends):
         return f"no {num_samples} samples with the declared values have these moments; is the prior right?"
     if any(end.x is None or end.status != 0 for end in ends):
         return "the search for data with the declared values ran out of time"
-    low, high = (np.rint(end.x).astype(int) for end in ends)
+    low, high = (np.rint(end.x).astype(np.int64) for end in ends)
     if not np.array_equal(low, high):
         return "several data sets with the declared values have these moments, so none is certain"
-    return low
+    counts: NDArray[np.int64] = low
+    return counts

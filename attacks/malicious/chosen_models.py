@@ -9,6 +9,8 @@ with nothing large beside it that could swallow its digits.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -48,18 +50,19 @@ def chosen_models(
     """
     if visits < 2:
         raise ValueError(f"visits must be 2 or more, got {visits}: one answer cannot separate A from c")
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be a positive number, got {scale}")
     generator = generator or torch.Generator().manual_seed(0)
     parameters = dict(model.named_parameters())
     size = sum(p.numel() for p in parameters.values())
-    directions = []
+    directions: list[Tensor] = []
     while len(directions) < visits - 1:
         # Orthonormal in blocks of `size`: more visits than dimensions start over with a fresh basis.
         basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
         directions += list(basis)
     vectors = [torch.zeros(size, dtype=torch.float64), *(scale * v for v in directions[: visits - 1])]
-    return [{**{n: b.clone() for n, b in model.named_buffers()}, **_split(v, parameters)} for v in vectors]
+    sent = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return [{**sent, **_split(v, parameters)} for v in vectors]
 
 
 def _split(vector: Tensor, like: dict[str, nn.Parameter]) -> dict[str, Tensor]:

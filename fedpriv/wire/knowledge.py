@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from reprlib import repr as brief  # a hostile value can be long or deep
 from typing import Any
+
+WEIGHTINGS = ("uniform", "samples")
+_LARGEST_INPUT = 2**26
+_LARGEST_COUNT = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +66,31 @@ class Knowledge:
         for name in ("input_shape", "input_values", "target_values"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, tuple(value))
-        for name in ("num_samples", "num_classes", "local_steps", "batch_size"):
+                sequence = isinstance(value, Iterable) and not isinstance(value, str)
+                object.__setattr__(self, name, tuple(value) if sequence else (value,))
+        for name in ("num_samples", "num_classes", "batch_size", "local_steps"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
-        if self.input_shape is not None and any(int(size) != size or size < 1 for size in self.input_shape):
-            raise ValueError(f"input_shape must hold whole numbers of 1 or more, got {self.input_shape!r}")
-        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            if not (_is_count(value) or (value is None and name != "local_steps")):
+                raise ValueError(f"{name} must be a whole number of 1 or more, got {brief(value)}")
+        shape = self.input_shape
+        if shape is not None and not (all(map(_is_count, shape)) and math.prod(shape) <= _LARGEST_INPUT):
             raise ValueError(
-                f"learning_rate must be a positive number, got {self.learning_rate!r}; "
+                f"input_shape must hold whole numbers of 1 or more with a product of at most "
+                f"{_LARGEST_INPUT}, got {brief(shape)}"
+            )
+        if self.learning_rate is not None and not (_is_real(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"learning_rate must be a positive number, got {brief(self.learning_rate)}; "
                 f"with a rate of zero the returned model says nothing about the data"
             )
-        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
-            raise ValueError(f"noise_std must be 0 or more, got {self.noise_std!r}")
+        if not (_is_real(self.noise_std) and self.noise_std >= 0):
+            raise ValueError(f"noise_std must be a number of 0 or more, got {brief(self.noise_std)}")
         for name in ("input_values", "target_values"):
             value = getattr(self, name)
-            if value is not None and (len(value) < 2 or not all(math.isfinite(v) for v in value)):
-                raise ValueError(f"{name} must list at least two finite values, got {value!r}")
+            if value is not None and not (all(map(_is_real, value)) and len(set(value)) == len(value) > 1):
+                raise ValueError(f"{name} must list at least two different finite values, got {brief(value)}")
+        if self.weighting not in (None, *WEIGHTINGS):
+            raise ValueError(f"weighting must be one of {WEIGHTINGS} or None, got {brief(self.weighting)}")
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain JSON values."""
@@ -88,8 +101,16 @@ class Knowledge:
         """Read back what `to_json` wrote; a ``ValueError`` names what does not belong there."""
         known = {f.name for f in fields(cls)}
         if not isinstance(values, dict) or not known.issuperset(values):
-            raise ValueError(f"knowledge must be an object with keys out of {sorted(known)}, got {values!r:.200}")
-        try:
-            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-        except TypeError as error:
-            raise ValueError(f"knowledge has a value of the wrong type: {error}") from error
+            raise ValueError(
+                f"knowledge must be an object with keys out of {sorted(known)}, got {brief(values)}"
+            )
+        return cls(**values)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < _LARGEST_COUNT
+
+
+def _is_real(value: object) -> bool:
+    """Whether `value` is a finite number (and no whole number too large to become one)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

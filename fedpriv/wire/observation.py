@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,15 +32,17 @@ class Observation:
     Parameters
     ----------
     model : nn.Module
-        The model that was sent. Its values are copied now; later training does not change the evidence.
+        The model that was sent. Copied now: later training does not change the evidence.
     update : Update, mapping or sequence of Tensor
-        What came back: ``{parameter name: gradient}``, a list in ``model.parameters()`` order, or an `Update`.
+        What came back: ``{parameter name: gradient}``, a list in ``model.parameters()`` order, or an
+        `Update`.
     loss_fn : callable
         ``loss_fn(outputs, targets)``, as the client used it.
     knowledge : Knowledge, optional
         What the adversary is assumed to know beyond that.
     state : mapping of str to Tensor, optional
-        Parameters and buffers as they were sent, if they are not those that `model` holds now.
+        Parameters and buffers as they were sent, if they are not those that `model` holds now. `model`
+        then gives the architecture alone and is not copied.
 
     Raises
     ------
@@ -69,8 +72,13 @@ class Observation:
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not callable(loss_fn):
             raise ValueError(f"loss_fn must be callable as loss_fn(outputs, targets), got {loss_fn!r}")
-        sent = model_state(model) if state is None else FrozenTensors(state, what="the model that was sent")
-        if state is not None:
+        if knowledge is not None and not isinstance(knowledge, Knowledge):
+            raise ValueError(f"knowledge must be a Knowledge, got {type(knowledge).__name__}")
+        if state is None:
+            model = copy.deepcopy(model)
+            sent = model_state(model)
+        else:
+            sent = FrozenTensors(state, what="the model that was sent")
             check_same_layout(
                 model.state_dict(),
                 sent,
@@ -116,7 +124,7 @@ class Observation:
             If parameters were returned and the learning rate is unknown, or several local steps were taken.
         """
         if self.update.kind == "gradient":
-            return dict(self.update.tensors)
+            return {name: tensor.clone() for name, tensor in self.update.tensors.items()}
         rate = self.knowledge.learning_rate
         if rate is None:
             raise ValueError(
@@ -124,13 +132,13 @@ class Observation:
                 "pass knowledge=Knowledge(learning_rate=...)"
             )
         if self.knowledge.local_steps != 1 or self.knowledge.batch_size is not None:
+            batches = "" if self.knowledge.batch_size is None else " on mini-batches"
             raise ValueError(
-                f"the client took {self.knowledge.local_steps} local steps"
-                f"{'' if self.knowledge.batch_size is None else ' on mini-batches'}, so the parameters that it "
-                f"returned do not hold one gradient; only attacks that replay the local training apply"
+                f"the client took {self.knowledge.local_steps} local step(s){batches}, so the parameters "
+                f"that it returned hold no single gradient; only attacks that replay local training apply"
             )
         names = dict(self.model.named_parameters())
-        return {n: (self.state[n] - t) / rate for n, t in self.update.tensors.items() if n in names}
+        return {n: _slope(self.state[n], t, rate) for n, t in self.update.tensors.items() if n in names}
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file; see `fedpriv.wire.storage`."""
@@ -148,4 +156,11 @@ class Observation:
         return load_observation(path, model=model, loss_fn=loss_fn)
 
     def __repr__(self) -> str:
-        return f"Observation({type(self.model).__name__}, {self.update.kind} from {self.update.sender!r}, {self.knowledge})"
+        came = f"{self.update.kind} from {self.update.sender!r}"
+        return f"Observation({type(self.model).__name__}, {came}, {self.knowledge})"
+
+
+def _slope(before: torch.Tensor, after: torch.Tensor, rate: float) -> torch.Tensor:
+    """``(before - after) / rate`` without rounding the difference; half precision could overflow."""
+    exact = (before.double() - after.double()) / rate
+    return exact.to(torch.promote_types(after.dtype, torch.float32))

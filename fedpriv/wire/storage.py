@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from reprlib import repr as brief  # a hostile value can be long or deep
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ PathLike = str | os.PathLike[str]
 
 def save_transcript(transcript: Transcript, path: PathLike) -> Path:
     """Write `transcript`; models that were sent to several clients are stored once."""
+    if not len(transcript):
+        raise ValueError("the transcript is empty; run at least one round with record=True before saving it")
     tensors: dict[str, torch.Tensor] = {}
     states: dict[int, int] = {}
     rows = []
@@ -45,22 +49,25 @@ def save_transcript(transcript: Transcript, path: PathLike) -> Path:
     return _write(path, tensors, {**header, "exchanges": rows})
 
 
-def load_transcript(path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None) -> Transcript:
+def load_transcript(
+    path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None
+) -> Transcript:
     """Read a transcript; see `Transcript.load`."""
     header, tensors = _read(path, "transcript")
     rows = header.get("exchanges")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: a transcript needs a list of exchanges; the file is damaged")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: a transcript needs a list of exchanges, got {brief(rows)}")
     groups = _grouped(tensors)
-    states = {key: FrozenTensors(named) for key, named in groups.items() if key.startswith("sent/")}
+    model, loss_fn = _context(path, header, groups.get("sent/0", {}), model, loss_fn)
+    states = {k: FrozenTensors(_in_order(t, model)) for k, t in groups.items() if k.startswith("sent/")}
     exchanges = []
     for index, row in enumerate(rows):
         sent, update = states.get(f"sent/{row.get('sent')}"), groups.get(f"update/{index}")
         if sent is None or update is None:
-            raise ValueError(f"{path}: exchange {index} has no tensors; the file was cut or put together from two")
+            raise ValueError(
+                f"{path}: exchange {index} has no tensors; the file was cut or put together from two"
+            )
         exchanges.append(Exchange(sent=sent, update=_update_from_json(row.get("update"), update)))
-    first = exchanges[0].sent if exchanges else {}
-    model, loss_fn = _context(path, header, first, model, loss_fn)
     knowledge = Knowledge.from_json(header.get("knowledge", {}))
     transcript = Transcript(exchanges, model=model, loss_fn=loss_fn, knowledge=knowledge)
     transcript.observations()  # every visit must fit the model: better now than in the middle of an attack
@@ -76,7 +83,9 @@ def save_observation(observation: Observation, path: PathLike) -> Path:
     return _write(path, tensors, {**header, "update": _update_to_json(observation.update)})
 
 
-def load_observation(path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None) -> Observation:
+def load_observation(
+    path: PathLike, *, model: nn.Module | None = None, loss_fn: LossFn | None = None
+) -> Observation:
     """Read an observation; see `Observation.load`."""
     header, tensors = _read(path, "observation")
     groups = _grouped(tensors)
@@ -85,7 +94,7 @@ def load_observation(path: PathLike, *, model: nn.Module | None = None, loss_fn:
     update = _update_from_json(header.get("update"), groups["update/0"])
     model, loss_fn = _context(path, header, groups["sent/0"], model, loss_fn)
     knowledge = Knowledge.from_json(header.get("knowledge", {}))
-    return Observation(model, update, loss_fn, knowledge, state=groups["sent/0"])
+    return Observation(model, update, loss_fn, knowledge, state=_in_order(groups["sent/0"], model))
 
 
 def _identity(tensors: Tensors) -> object:
@@ -103,6 +112,11 @@ def _grouped(tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
         group, index, name = ([*key.split("/", 2), "", ""])[:3]
         groups.setdefault(f"{group}/{index}", {})[name] = tensor
     return groups
+
+
+def _in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """In the model's order, which the file does not keep."""
+    return {name: state[name] for name in dict.fromkeys((*model.state_dict(), *state)) if name in state}
 
 
 def _header(content: str, model: nn.Module, loss_fn: LossFn, knowledge: Knowledge) -> dict[str, Any]:
@@ -130,14 +144,24 @@ def _update_to_json(update: Update) -> dict[str, Any]:
 
 def _update_from_json(values: Any, tensors: dict[str, torch.Tensor]) -> Update:
     keys = {"kind", "sender", "contributors", "round", "num_samples", "order"}
-    if not isinstance(values, dict) or set(values) != keys or set(values["order"]) != set(tensors):
-        raise ValueError(f"an update must be described by {sorted(keys)} and its tensors, got {values!r:.200}")
-    order = values.pop("order")
-    try:
-        values["contributors"] = tuple(values["contributors"])
-        return Update(tensors={name: tensors[name] for name in order}, **values)
-    except TypeError as error:
-        raise ValueError(f"an update is described by values of the wrong type ({error})") from error
+    if (
+        not isinstance(values, dict)
+        or set(values) != keys
+        or not _is_list_of_names(values["order"], tensors)
+        or not _is_list_of_names(values["contributors"])
+    ):
+        raise ValueError(
+            f"an update must be described by {sorted(keys)} and its tensors, got {brief(values)}"
+        )
+    given = {key: value for key, value in values.items() if key != "order"}
+    return Update(tensors={name: tensors[name] for name in values["order"]}, **given)
+
+
+def _is_list_of_names(value: Any, expected: Iterable[str] | None = None) -> bool:
+    """Whether `value` is a non-empty list of strings, each of `expected` once."""
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        return False
+    return expected is None or sorted(value) == sorted(expected)
 
 
 def _context(
@@ -147,31 +171,34 @@ def _context(
     if model is None:
         if header.get("architecture") is None:
             raise ValueError(
-                f"{path} holds a model that cannot be described without code; pass the module, as in load(path, model=net)"
+                f"{path} holds a model that cannot be described without code; "
+                f"pass the module, as in load(path, model=net)"
             )
         model = rebuild(header["architecture"], state)
-        model.train(bool(header.get("training", True)))
-        frozen = header.get("frozen", [])
+        model.train(header.get("training") is not False)
+        frozen = header.get("frozen")
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in frozen)
+            parameter.requires_grad_(not (isinstance(frozen, list) and name in frozen))
     if loss_fn is None:
-        name = header.get("loss")
-        if not isinstance(name, str) or name not in losses.NAMED:
+        named = header.get("loss")
+        if not isinstance(named, str) or named not in losses.NAMED:
             raise ValueError(
                 f"{path} holds a loss without a name; pass it, as in load(path, loss_fn=...) "
                 f"(named losses: {sorted(losses.NAMED)})"
             )
-        loss_fn = losses.NAMED[name]
+        loss_fn = losses.NAMED[named]
     return model, loss_fn
 
 
 def _write(path: PathLike, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Path:
     """Write beside the target and rename, so that an interrupted save never leaves half a file."""
     target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"expected a path in an existing folder, but there is no {target.parent}; create it")
     partial = target.with_name(target.name + ".partial")
     try:
         save_file(tensors, str(partial), metadata={"fedpriv": json.dumps(header)})
-        os.replace(partial, target)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -190,7 +217,11 @@ def _read(path: PathLike, content: str) -> tuple[dict[str, Any], dict[str, torch
                     f"(format {FORMAT}); save it with Transcript.save or Observation.save"
                 )
             if header.get("content") != content:
-                raise ValueError(f"expected a saved {content}, but {path} holds a saved {header.get('content')!r:.40}")
+                raise ValueError(
+                    f"expected a saved {content}, but {path} holds a saved {brief(header.get('content'))}"
+                )
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); was it cut off or changed?") from error
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error!s:.200}); was it cut off or changed?"
+        ) from error

@@ -10,6 +10,9 @@ import torch
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 """Parameter (or buffer) name to tensor, in ``model.named_parameters()`` order."""
 
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # buffers that count
+
 
 class FrozenTensors(Mapping[str, torch.Tensor]):
     """An immutable mapping from names to detached, finite copies of tensors.
@@ -25,7 +28,7 @@ class FrozenTensors(Mapping[str, torch.Tensor]):
     Raises
     ------
     ValueError
-        If a name is not a string, a value is not a tensor, or a value is NaN or infinite.
+        If a name is not a string, a value is not a tensor of an ordinary type, or a value is NaN or infinite.
 
     Examples
     --------
@@ -42,20 +45,12 @@ class FrozenTensors(Mapping[str, torch.Tensor]):
         if isinstance(tensors, FrozenTensors):
             self._tensors: dict[str, torch.Tensor] = tensors._tensors
             return
-        copies = {}
-        for name, tensor in tensors.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                raise ValueError(
-                    f"{what} must map parameter names to tensors, got {name!r}: {type(tensor).__name__}; "
-                    f"pass for example dict(model.named_parameters())"
-                )
-            copies[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-            if not bool(torch.isfinite(copies[name]).all()):
-                raise ValueError(
-                    f"{what} must be finite, but {name!r} contains NaN or infinity; "
-                    f"check the training (a smaller learning rate?) before attacking it"
-                )
-        self._tensors = copies
+        if not isinstance(tensors, Mapping):
+            raise ValueError(
+                f"{what} must be a mapping from parameter names to tensors, got {type(tensors).__name__}; "
+                f"pass for example dict(model.named_parameters())"
+            )
+        self._tensors = {name: _frozen(name, tensor, what) for name, tensor in tensors.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tensors[name]
@@ -71,6 +66,27 @@ class FrozenTensors(Mapping[str, torch.Tensor]):
         return f"FrozenTensors({shapes})"
 
 
+def _frozen(name: str, tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """A detached copy, checked."""
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        raise ValueError(
+            f"{what} must map parameter names to tensors, got {name!r}: {type(tensor).__name__}; "
+            f"pass for example dict(model.named_parameters())"
+        )
+    if tensor.dtype not in (*REAL, *_WHOLE):
+        raise ValueError(
+            f"{what} must hold floating-point numbers of 16, 32 or 64 bits (or whole numbers in buffers), "
+            f"but {name!r} is of {tensor.dtype}; convert it first"
+        )
+    copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if not bool(torch.isfinite(copy).all()):
+        raise ValueError(
+            f"{what} must be finite, but {name!r} contains NaN or infinity; "
+            f"check the training (a smaller learning rate?) before attacking it"
+        )
+    return copy
+
+
 def check_same_layout(expected: Tensors, got: Tensors, *, what: str, remedy: str) -> None:
     """Raise a ``ValueError`` unless `got` has exactly the names and shapes of `expected`."""
     missing = [name for name in expected if name not in got]
@@ -83,5 +99,6 @@ def check_same_layout(expected: Tensors, got: Tensors, *, what: str, remedy: str
     for name, tensor in expected.items():
         if got[name].shape != tensor.shape:
             raise ValueError(
-                f"{what} must have shape {tuple(tensor.shape)} for {name!r}, got {tuple(got[name].shape)}; {remedy}"
+                f"{what} must have shape {tuple(tensor.shape)} for {name!r}, "
+                f"got {tuple(got[name].shape)}; {remedy}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Transcript:
     exchanges : iterable of Exchange
         Every visit.
     model : nn.Module
-        The architecture (its current values do not matter).
+        The architecture (its current values do not matter); copied.
     loss_fn : callable
         The loss that every client minimized.
     knowledge : Knowledge, optional
@@ -57,8 +58,9 @@ class Transcript:
     >>> import torch
     >>> model = nn.Linear(1, 1)
     >>> step = {name: tensor - 1 for name, tensor in model.state_dict().items()}
-    >>> visit = Exchange(sent=model.state_dict(), update=Update(kind="parameters", tensors=step, sender="bob"))
-    >>> transcript = Transcript([visit], model=model, loss_fn=nn.functional.mse_loss)
+    >>> update = Update(kind="parameters", tensors=step, sender="bob")
+    >>> visits = [Exchange(sent=model.state_dict(), update=update)]
+    >>> transcript = Transcript(visits, model=model, loss_fn=nn.functional.mse_loss)
     >>> transcript.clients, len(transcript.updates(client="bob"))
     (('bob',), 1)
     """
@@ -66,10 +68,17 @@ class Transcript:
     __slots__ = ("_exchanges", "_parts")
 
     def __init__(
-        self, exchanges: Iterable[Exchange], *, model: nn.Module, loss_fn: LossFn, knowledge: Knowledge | None = None
+        self,
+        exchanges: Iterable[Exchange],
+        *,
+        model: nn.Module,
+        loss_fn: LossFn,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self._exchanges = tuple(exchanges)
-        self._parts = (model, loss_fn, knowledge or Knowledge())
+        if not all(isinstance(exchange, Exchange) for exchange in self._exchanges):
+            raise ValueError("a transcript is made of Exchange(sent=..., update=...), got something else")
+        self._parts = (copy.deepcopy(model), loss_fn, knowledge or Knowledge())
 
     @property
     def model(self) -> nn.Module:
@@ -116,14 +125,12 @@ class Transcript:
 
     def _visits(self, client: str | None) -> list[Exchange]:
         if client is not None and client not in self.senders and client not in self.clients:
-            raise ValueError(
-                f"client must be one of {[*self.senders, *(c for c in self.clients if c not in self.senders)]}, "
-                f"got {client!r}"
-            )
+            known = list(dict.fromkeys((*self.senders, *self.clients)))
+            raise ValueError(f"client must be one of {known}, got {client!r}")
         return [e for e in self if client is None or e.update.sender == client]
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write to one safetensors file, the description as JSON in its header; see `fedpriv.wire.storage`."""
+        """Write to one safetensors file, described by JSON in its header; see `fedpriv.wire.storage`."""
         from fedpriv.wire.storage import save_transcript
 
         return save_transcript(self, path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as brief  # a hostile value can be long or deep
 from typing import Literal
 
 import torch
@@ -52,13 +53,25 @@ class Update:
     def __post_init__(self) -> None:
         """Copy and check."""
         if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}; a client returns one or the other")
-        if self.round < 0:
-            raise ValueError(f"round must be 0 or more, got {self.round}")
-        if self.num_samples is not None and self.num_samples < 1:
-            raise ValueError(f"num_samples must be 1 or more, got {self.num_samples}; leave it out if unknown")
+            raise ValueError(
+                f"kind must be one of {KINDS}, got {brief(self.kind)}; a client returns one or the other"
+            )
+        if not _is_whole(self.round, at_least=0):
+            raise ValueError(f"round must be a whole number of 0 or more, got {brief(self.round)}")
+        if self.num_samples is not None and not _is_whole(self.num_samples, at_least=1):
+            raise ValueError(
+                f"num_samples must be a whole number of 1 or more, got {brief(self.num_samples)}; "
+                f"leave it out if unknown"
+            )
+        contributors = (self.sender,) if self.contributors == () else self.contributors
+        names = [contributors] if isinstance(contributors, str) else [*contributors]
+        if not all(isinstance(name, str) and name for name in (self.sender, *names)):
+            raise ValueError(
+                f"sender and contributors must be names of clients, "
+                f"got {brief(self.sender)} and {brief(contributors)}"
+            )
         object.__setattr__(self, "tensors", FrozenTensors(self.tensors, what="the update"))
-        object.__setattr__(self, "contributors", tuple(self.contributors) or (self.sender,))
+        object.__setattr__(self, "contributors", tuple(names))
 
     @property
     def is_aggregate(self) -> bool:
@@ -89,15 +102,22 @@ class Update:
         """
         parameters = dict(model.named_parameters())
         trainable = {name: p for name, p in parameters.items() if p.requires_grad}
-        if isinstance(update, cls):
+        if isinstance(update, Update):
             result = update
         else:
             named = _named(update, parameters, trainable)
             result = cls(kind="gradient", tensors={n: t for n, t in named.items() if t is not None})
         expected = trainable or parameters
         known = dict(model.named_buffers()) if result.kind == "parameters" else {}
-        given = {n: t for n, t in result.tensors.items() if n not in known and (n in expected or n not in parameters)}
+        given = {
+            n: t
+            for n, t in result.tensors.items()
+            if n not in known and (n in expected or n not in parameters)
+        }
         check_same_layout(expected, given, what="the update", remedy=_REMEDY)
+        whole = [name for name in expected if not given[name].is_floating_point()]
+        if whole:
+            raise ValueError(f"the update must hold real numbers, but {whole} are whole numbers; {_REMEDY}")
         return result
 
 
@@ -106,13 +126,21 @@ def _named(
     parameters: dict[str, nn.Parameter],
     trainable: dict[str, nn.Parameter],
 ) -> dict[str, torch.Tensor | None]:
-    if hasattr(update, "items"):
+    if isinstance(update, Mapping):
         return dict(update.items())
+    if not isinstance(update, Iterable):
+        raise ValueError(
+            f"the update must be a mapping or a sequence, got {type(update).__name__}; {_REMEDY}"
+        )
     tensors = list(update)
     for names in (parameters, trainable):
         if len(tensors) == len(names):
             return dict(zip(names, tensors, strict=True))
     raise ValueError(
-        f"the update must have {len(parameters)} tensors (one for each of {list(parameters)}), got {len(tensors)}; "
-        f"{_REMEDY}"
+        f"the update must have {len(parameters)} tensors (one for each of {list(parameters)}), "
+        f"got {len(tensors)}; {_REMEDY}"
     )
+
+
+def _is_whole(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

@@ -1,0 +1,81 @@
+"""The attacks that every conformance test runs over, and the evidence that each of them solves.
+
+Add an attack here and it inherits the whole suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks import Attack, FirstLayerInversion, MomentInversion
+from fedpriv import Observation
+from tests.attacks.scenes import normal, observe, random_visits, seeded
+
+
+class Scaled(nn.Module):
+    """A classifier with a scalar (0-d) parameter, and a buffer that it writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        outputs: Tensor = self.scale * self.body(x)
+        return outputs
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack and what it solves.
+
+    Parameters
+    ----------
+    make : callable
+        The attack.
+    build : callable
+        ``build(dtype)`` gives observations and the truth: inputs and targets.
+    freeze : str
+        A parameter without which the attack does not work.
+    """
+
+    name: str
+    make: Callable[[], Attack]
+    build: Callable[[torch.dtype], tuple[list[Observation], Tensor, Tensor]]
+    freeze: str
+
+
+def one_sample(dtype):
+    torch.random.manual_seed(1)
+    model = Scaled().to(dtype)
+    x, y = normal(1, 6, dtype=dtype), torch.tensor([2])
+    return [observe(model, F.cross_entropy, x, y)], x, y
+
+
+def one_sample_with_real_targets(dtype):
+    generator = seeded(3)
+    model = nn.Sequential(nn.Linear(5, 12), nn.Sigmoid(), nn.Linear(12, 3)).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) / 2)
+    x, y = normal(1, 5, seed=1, dtype=dtype), normal(1, 3, seed=2, dtype=dtype)
+    return [observe(model, F.mse_loss, x, y)], x, y
+
+
+def two_samples(dtype):
+    x, y = normal(2, 3, seed=4, dtype=dtype), normal(2, 1, seed=5, dtype=dtype)
+    return random_visits(x, y, rounds=5), x, y
+
+
+CASES = [
+    Case("first layer, classes", FirstLayerInversion, one_sample, freeze="body.1.bias"),
+    Case("first layer, real targets", FirstLayerInversion, one_sample_with_real_targets, freeze="0.weight"),
+    Case("moments", MomentInversion, two_samples, freeze="bias"),
+]

@@ -1,0 +1,120 @@
+"""The front door: whose data, which attack, and a refusal that says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import attacks
+import fedpriv
+from attacks import NotIdentifiable
+from fedpriv import Transcript
+from fedpriv.defenses import Averaging
+from fedpriv.losses import squared_error
+from tests.attacks.scenes import max_abs_error, normal, observe, visits
+
+CLIENTS = {"bob": (normal(2, 3), normal(2, 1)), "alice": (normal(2, 3, seed=2), normal(2, 1, seed=3))}
+
+
+def trained(rounds=8, **settings):
+    return fedpriv.FederatedTrainer(
+        fedpriv.models.linear(3), squared_error, CLIENTS, lr=0.05, **settings
+    ).run(rounds=rounds)
+
+
+@pytest.mark.parametrize("schedule", ["fedsgd", "fedavg"])
+def test_averaging_refuses_bob_and_says_why(schedule):
+    transcript = trained(defenses=[Averaging()], schedule=schedule).transcript
+    with pytest.raises(NotIdentifiable) as refusal:
+        attacks.reconstruct(transcript, client="bob")
+    for part in ("'bob' alone", "average over ['bob', 'alice']", "client='aggregator'", "no longer of whom"):
+        assert part in str(refusal.value)
+
+
+@pytest.mark.parametrize("schedule", ["fedsgd", "fedavg"])
+def test_what_the_pooled_update_still_reveals(schedule):
+    transcript = trained(defenses=[Averaging()], schedule=schedule).transcript
+    with pytest.raises(NotIdentifiable, match=r"4 samples are determined only up to a rotation") as refusal:
+        attacks.reconstruct(transcript, client="aggregator")
+    everyone = torch.cat([x for x, _ in CLIENTS.values()])
+    assert torch.allclose(refusal.value.determined["mean"].float(), everyone.mean(dim=0), atol=1e-3)
+    report = attacks.identifiability(transcript.observations("aggregator"))
+    assert (report.min_samples, report.max_samples) == (4, 4)
+
+
+def test_two_clients_with_one_sample_each_leak_though_nobody_knows_whose():
+    clients = {name: (x[:1], y[:1]) for name, (x, y) in CLIENTS.items()}
+    trainer = fedpriv.FederatedTrainer(
+        fedpriv.models.linear(3), squared_error, clients, lr=0.05, defenses=[Averaging()], schedule="fedsgd"
+    )
+    found = attacks.reconstruct(trainer.run(rounds=6).transcript)
+    assert max_abs_error(found.inputs, torch.cat([x for x, _ in clients.values()])) < 1e-3
+    assert found.certified.all()
+
+
+def test_every_client_of_a_transcript():
+    transcript = trained().transcript
+    for name, (x, _) in CLIENTS.items():
+        assert max_abs_error(attacks.reconstruct(transcript, client=name).inputs, x) < 1e-3
+    with pytest.raises(ValueError, match=r"updates from \['bob', 'alice'\]; say whose data .* client="):
+        attacks.reconstruct(transcript)
+    with pytest.raises(ValueError, match=r"client must be one of \['bob', 'alice'\], got 'eve'"):
+        attacks.reconstruct(transcript, client="eve")
+
+
+def test_the_client_may_be_left_out_if_there_is_one():
+    run = fedpriv.FederatedTrainer(
+        fedpriv.models.linear(3), squared_error, {"bob": CLIENTS["bob"]}, lr=0.05
+    ).run(rounds=5)
+    assert max_abs_error(attacks.reconstruct(run.transcript).inputs, CLIENTS["bob"][0]) < 1e-3
+
+
+def test_an_observation_of_somebody_else():
+    seen = trained().transcript.observations("bob")
+    assert attacks.reconstruct(seen, client="bob").num_samples == 2
+    for evidence in (seen, seen[0]):
+        with pytest.raises(ValueError, match=r"client must be 'bob', who sent this evidence, .* got 'eve'"):
+            attacks.reconstruct(evidence, client="eve")
+
+
+@pytest.mark.parametrize("evidence", [None, [], "run.safetensors", 3, [None]])
+def test_evidence_of_the_wrong_kind(evidence):
+    for attack in (attacks.reconstruct, attacks.identifiability):
+        with pytest.raises(ValueError, match="expected an Observation or a non-empty sequence of them"):
+            attack(evidence)
+
+
+def test_an_empty_transcript():
+    empty = Transcript([], model=nn.Linear(3, 1), loss_fn=squared_error)
+    with pytest.raises(ValueError, match=r"updates from \[\]"):
+        attacks.reconstruct(empty)
+
+
+def test_no_time_is_said():
+    seen = observe(nn.Linear(3, 2), F.cross_entropy, normal(1, 3), torch.tensor([1]))
+    with pytest.raises(NotIdentifiable, match="no time left"):
+        attacks.reconstruct(seen, time_budget=1e-9)
+
+
+def test_a_transcript_of_another_model(tmp_path):
+    path = visits(*CLIENTS["bob"], rounds=2).save(tmp_path / "run")
+    with pytest.raises(ValueError, match="belongs to another model: pass the model of this training run"):
+        Transcript.load(path, model=nn.Linear(4, 1))
+    assert attacks.reconstruct(Transcript.load(path), client="bob").num_samples == 2
+
+
+def test_refusals_of_all_attacks_are_listed():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2))
+    with pytest.raises(NotIdentifiable) as refusal:
+        attacks.reconstruct(observe(model, F.cross_entropy, normal(1, 3), torch.tensor([1])))
+    for name in ("first-layer inversion", "moment inversion", "no bias"):
+        assert name in str(refusal.value)
+
+
+def test_several_local_steps_are_refused():
+    transcript = trained(local_steps=3).transcript
+    with pytest.raises(NotIdentifiable, match=r"3 local step\(s\)"):
+        attacks.reconstruct(transcript, client="bob")
+    assert "3 local step(s)" in str(attacks.identifiability(transcript.observations("bob")))
