@@ -20,6 +20,8 @@ from tests.attacks.scenes import normal, observe, random_visits, seeded
 class Scaled(nn.Module):
     """A classifier with a scalar (0-d) parameter, and a buffer that it writes into."""
 
+    calls: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
