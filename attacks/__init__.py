@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from attacks import labels, malicious
 from attacks.base import Attack, Claim, NotIdentifiable, Reconstruction
+from attacks.exact.consistency import ConsistencyPeeling, Features, features
+from attacks.exact.dager import TokenSpanInversion
 from attacks.exact.first_layer import FirstLayerInversion
+from attacks.exact.layers import LayerByLayerInversion
 from attacks.exact.regression import MomentInversion
 from attacks.front import reconstruct
 from attacks.identify import Applicability, Identifiability, identifiability
@@ -17,11 +20,16 @@ __all__ = [
     "Applicability",
     "Attack",
     "Claim",
+    "ConsistencyPeeling",
+    "Features",
     "FirstLayerInversion",
     "Identifiability",
+    "LayerByLayerInversion",
     "MomentInversion",
     "NotIdentifiable",
     "Reconstruction",
+    "TokenSpanInversion",
+    "features",
     "identifiability",
     "labels",
     "malicious",

@@ -11,6 +11,7 @@ from typing import ClassVar, final
 import torch
 
 from attacks.certificate import Verdict, judge
+from attacks.threads import one_thread
 from fedpriv.wire import Observation
 
 Observations = tuple[Observation, ...]
@@ -111,6 +112,7 @@ class Attack(ABC):
     citation: ClassVar[str]
 
     @final
+    @one_thread()
     def __call__(
         self,
         observations: Observation | Sequence[Observation],
@@ -152,15 +154,16 @@ class Attack(ABC):
             return again.inputs, again.targets
 
         verdict = judge(evidence, claim.inputs, claim.targets, rerun)
-        if claim.assumed and verdict.certified:
-            verdict = Verdict(verdict.residual, False, f"no certificate: {claim.assumed}")
+        if claim.assumed and bool(verdict.certified.any()):
+            nothing = torch.zeros_like(verdict.certified)
+            verdict = Verdict(verdict.residual, nothing, f"no certificate: {claim.assumed}")
         return Reconstruction(
             inputs=claim.inputs,
             targets=claim.targets,
             method=self.name,
             citation=self.citation,
             residual=verdict.residual,
-            certified=torch.full((len(claim.inputs),), verdict.certified),
+            certified=verdict.certified,
             notes=(*claim.notes, *([verdict.reason] if verdict.reason else [])),
             seconds=time.perf_counter() - start,
         )

@@ -7,40 +7,34 @@ unchanged, that is, the Jacobian of the update must have full column rank at the
 For few unknowns the Jacobian is computed and its smallest singular value looked at. For many, an indirect
 proof is cheaper: move the data by a random v, replay, and attack the replayed update from scratch. If the
 attack R returns the moved data, ``DR J v = v``; a random v lies in the eigenspace of ``DR J`` for 1 with
-probability zero unless ``DR J`` is the identity, and then J has full column rank.
+probability zero unless ``DR J`` is the identity, and then J has full column rank. Batches have a proof
+for every sample on its own, which also holds for a part of the batch: see `attacks.peel_certificate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from attacks.replay import REPLAY_ERRORS, compared_names, observed_vector, own_randomness, replay_all
+from attacks.moved import RESOLUTION, Evidence, Rerun, moves, other_tokens, real_targets, survives_a_move
+from attacks.peel_certificate import peels_off
+from attacks.replay import REPLAY_ERRORS, observed_vector, own_randomness, replay_all
 from attacks.rounding import rounding_of
-from fedpriv.wire import Observation, Update
-
-Evidence = tuple[Observation, ...]
-Rerun = Callable[[Evidence], tuple[Tensor, Tensor | None]]
-"""Attack other evidence from scratch: inputs and targets."""
 
 SAFETY = 8.0
 """The replay may differ by this many times the rounding that is estimated."""
-RESOLUTION = 1e-2
-"""A change of the data by this much, relative to their size, must be visible above the rounding."""
 _CHUNK_ENTRIES = 20_000_000
 DIRECT_ENTRIES = 2_000_000
 """Up to this many entries the Jacobian is computed; beyond, the attack is run again on moved data."""
 
 
 class Verdict(NamedTuple):
-    """Residual, certificate, and the reason where it is withheld."""
+    """Residual, certificate for each sample, and the reason where it is withheld."""
 
     residual: float
-    certified: bool
+    certified: Tensor
     reason: str = ""
 
 
@@ -61,86 +55,91 @@ def judge(observations: Evidence, inputs: Tensor, targets: Tensor | None, rerun:
         The residual is the distance between replayed and observed updates, all visits together, relative to
         the observed ones.
     """
-    unfinished = Verdict(float("nan"), False)
+    nothing = torch.zeros(len(inputs), dtype=torch.bool)
     if any(not t.numel() or not bool(torch.isfinite(t).all()) for t in (inputs, targets) if t is not None):
-        return unfinished._replace(reason="no certificate: the claimed data are empty or not finite")
+        return Verdict(float("nan"), nothing, "no certificate: the claimed data are empty or not finite")
     try:
         with own_randomness():
             replayed = replay_all(observations, inputs, targets)
             rounding = rounding_of(observations, inputs, targets, replayed)
     except REPLAY_ERRORS as error:
         why = (str(error).splitlines() or [""])[0] if targets is not None else "its targets are unknown"
-        return unfinished._replace(reason=f"no certificate: the update cannot be replayed, {why}")
+        return Verdict(float("nan"), nothing, f"no certificate: the update cannot be replayed, {why}")
     observed = torch.stack([observed_vector(o) for o in observations])
     distance = torch.linalg.vector_norm(replayed - observed, dim=1)
     residual = float(distance.norm() / observed.norm().clamp_min(1e-300))
     if any(o.knowledge.noise_std > 0 for o in observations):
-        return Verdict(
-            residual, False, "no certificate: noise was added, so other data explain the update as well"
-        )
+        reason = "no certificate: noise was added, so other data explain the update as well"
+        return Verdict(residual, nothing, reason)
     # Written so that a NaN fails.
-    if not bool((distance <= SAFETY * rounding).all() and torch.isfinite(rounding).all()):
-        return Verdict(
-            residual,
-            False,
-            f"no certificate: the replay is off by {residual:.1e}, more than rounding explains",
-        )
-    try:
-        with own_randomness():
-            determined = _is_determined(observations, inputs, targets, rounding, rerun)
-    except REPLAY_ERRORS:  # not every operation can be differentiated twice and in batches
-        determined = False
-    if not determined:
-        return Verdict(
-            residual,
-            False,
-            "no certificate: the Jacobian lacks full column rank, other data explain the update too",
-        )
-    return Verdict(residual, True)
+    if bool((distance <= SAFETY * rounding).all() and torch.isfinite(rounding).all()):
+        if inputs.is_floating_point():
+            certified = _determined(observations, inputs, targets, rounding, rerun)
+            reason = "no certificate: the Jacobian lacks full column rank, other data explain the update too"
+        else:
+            certified = _followed(observations, inputs, targets, rerun)
+            reason = "no certificate: the attack did not follow when other tokens were put behind the update"
+    else:
+        certified = _peeled(observations, inputs, targets)
+        reason = f"no certificate: the replay is off by {residual:.1e}, more than rounding explains"
+        if bool(certified.any()):
+            reason = f"the claimed samples leave {residual:.1e} unexplained, so each certificate stands alone"
+    return Verdict(residual, certified, "" if bool(certified.all()) and residual < 1e-3 else reason)
 
 
-def _is_determined(
+def _determined(
     observations: Evidence, inputs: Tensor, targets: Tensor | None, rounding: Tensor, rerun: Rerun
-) -> bool:
-    """Whether every small change of the data shows in the updates."""
-    real = _real(targets)
+) -> Tensor:
+    """Whether every small change of a sample shows in the updates, whose replay is known to agree."""
+    real = real_targets(targets)
     unknowns = inputs.numel() + (0 if real is None else real.numel())
     numbers = sum(len(observed_vector(o)) for o in observations)
-    if unknowns * numbers > DIRECT_ENTRIES:
-        return all(survives_a_move(observations, x, y, rerun) for x, y in moves(inputs, targets))
-    size = float(inputs.double().square().mean().sqrt().clamp_min(1e-6))
-    return numbers >= unknowns and all(
-        smallest_singular_value(observations, x, y, rounding) * RESOLUTION * size > SAFETY
-        for x, y in [(inputs, targets), *moves(inputs, targets)]
-    )
+    try:
+        with own_randomness():
+            if unknowns * numbers > DIRECT_ENTRIES:
+                peeled = _peeled(observations, inputs, targets)
+                if bool(peeled.any()):
+                    return peeled
+                # The opposite move is for kinks of the loss in real targets; labels need one proof only.
+                tried = moves(inputs, targets)[: 1 if real is None else 2]
+                follows = all(survives_a_move(observations, x, y, rerun) for x, y in tried)
+                return torch.full_like(peeled, follows)
+            size = float(inputs.double().square().mean().sqrt().clamp_min(1e-6))
+            smallest = [
+                smallest_singular_value(observations, x, y, rounding)
+                for x, y in [(inputs, targets), *moves(inputs, targets)]
+                if numbers >= unknowns
+            ]
+    except REPLAY_ERRORS:  # not every operation can be differentiated twice and in batches
+        smallest = []
+    enough = bool(smallest) and min(smallest) * RESOLUTION * size > SAFETY
+    return torch.full((len(inputs),), enough)
 
 
-def moves(inputs: Tensor, targets: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-    """The data moved a little in a random direction, and in the opposite one.
+def _peeled(observations: Evidence, inputs: Tensor, targets: Tensor | None) -> Tensor:
+    """Samples whose own gradient can be taken out of that of one of the visits."""
+    if not inputs.is_floating_point():
+        return torch.zeros(len(inputs), dtype=torch.bool)
+    proofs = [peels_off(o, inputs, targets) for o in observations]
+    return torch.stack(proofs).any(0)
 
-    At a kink of the loss or of an activation the derivative at the point itself may belong to the wrong side;
-    one of two opposite moves lands on the side where the update does not change.
+
+def _followed(observations: Evidence, inputs: Tensor, targets: Tensor | None, rerun: Rerun) -> Tensor:
+    """Whether the attack, run from scratch on the update of other tokens, returns those.
+
+    Whole numbers have no nearby values and no Jacobian. An attack on them must itself rule out all other
+    values, and forbid the certificate (`Claim.assumed`) where it cannot.
     """
-    generator = torch.Generator().manual_seed(0)
-    length = RESOLUTION * float(inputs.double().square().mean().sqrt().clamp_min(1e-6))
-    shift = length * torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-    real = _real(targets)
-    if real is None:
-        return [(inputs.double() + sign * shift, targets) for sign in (1, -1)]
-    other = length * torch.randn(real.shape, generator=generator, dtype=torch.float64)
-    return [(inputs.double() + sign * shift, real.double() + sign * other) for sign in (1, -1)]
-
-
-def _real(targets: Tensor | None) -> Tensor | None:
-    """Targets that are unknowns of the Jacobian; class labels are not."""
-    return targets if targets is not None and targets.is_floating_point() else None
+    with own_randomness():
+        found = any(survives_a_move(observations, x, targets, rerun) for x in other_tokens(inputs))
+    return torch.full((len(inputs),), found)
 
 
 def smallest_singular_value(
     observations: Evidence, inputs: Tensor, targets: Tensor | None, rounding: Tensor
 ) -> float:
     """Of the Jacobian of all updates by inputs and real targets, each update in units of its rounding."""
-    real = _real(targets)
+    real = real_targets(targets)
     point = torch.cat([t.double().reshape(-1) for t in (inputs, real) if t is not None])
     point.requires_grad_()
     x = point[: inputs.numel()].reshape(inputs.shape)
@@ -177,51 +176,3 @@ def _jacobian(updates: Tensor, point: Tensor) -> Tensor:
         for part in weights.split(chunk)
     ]
     return torch.cat(blocks)
-
-
-def survives_a_move(observations: Evidence, moved: Tensor, targets: Tensor | None, rerun: Rerun) -> bool:
-    """Whether the attack, run from scratch on the update of randomly moved data, returns the moved data."""
-    vectors = replay_all(observations, moved, targets)
-    try:
-        found, found_targets = rerun(
-            tuple(_with_vector(o, v) for o, v in zip(observations, vectors, strict=True))
-        )
-    except ValueError:
-        return False
-    if found.shape != moved.shape:
-        return False
-    flat, found_flat = moved.reshape(len(moved), -1), found.double().reshape(len(found), -1)
-    rows, columns = linear_sum_assignment(torch.cdist(flat, found_flat))
-    size = float(moved.square().mean().sqrt())
-    # A tenth of the move: far above rounding, far below anything that another data set would give.
-    limit = 0.1 * RESOLUTION * size
-    near = bool(((flat[rows] - found_flat[columns]).square().mean(dim=1).sqrt() < limit).all())
-    if targets is None or found_targets is None:
-        return near
-    if _real(targets) is None:
-        return near and torch.equal(found_targets[columns], targets[rows])
-    return near and float((found_targets[columns] - targets[rows]).abs().max()) < limit
-
-
-def _with_vector(observation: Observation, vector: Tensor) -> Observation:
-    """The same observation, had this update come back instead."""
-    names, update = compared_names(observation), observation.update
-    parts = vector.split([update.tensors[n].numel() for n in names])
-    tensors = dict(update.tensors)
-    rate = observation.knowledge.learning_rate or 1.0
-    for name, part in zip(names, parts, strict=True):
-        value = part.reshape(tensors[name].shape)
-        if update.kind == "parameters":
-            value = observation.state[name].double() - rate * value
-        tensors[name] = value.to(tensors[name].dtype)
-    moved = Update(
-        kind=update.kind,
-        tensors=tensors,
-        sender=update.sender,
-        contributors=update.contributors,
-        round=update.round,
-        num_samples=update.num_samples,
-    )
-    return Observation(
-        observation.model, moved, observation.loss_fn, observation.knowledge, state=observation.state
-    )

@@ -8,13 +8,24 @@ from dataclasses import dataclass
 import torch
 
 from attacks.base import Attack, NotIdentifiable, as_evidence
+from attacks.exact.consistency import ConsistencyPeeling
+from attacks.exact.consistency.approach import approach
 from attacks.exact.count import Count, count_samples, measure, told_count
+from attacks.exact.dager import TokenSpanInversion
 from attacks.exact.first_layer import FirstLayerInversion, first_layer_gradient, spectral_noise
+from attacks.exact.layers import LayerByLayerInversion
 from attacks.exact.moments import Span
 from attacks.exact.regression import MomentInversion
+from attacks.threads import one_thread
 from fedpriv.wire import Observation
 
-ATTACKS: tuple[type[Attack], ...] = (FirstLayerInversion, MomentInversion)
+ATTACKS: tuple[type[Attack], ...] = (
+    FirstLayerInversion,
+    MomentInversion,
+    ConsistencyPeeling,
+    LayerByLayerInversion,
+    TokenSpanInversion,
+)
 """Every attack, in the order in which `attacks.reconstruct` tries them."""
 
 
@@ -70,6 +81,7 @@ class Identifiability:
         return "\n".join(lines)
 
 
+@one_thread()
 def identifiability(observations: Observation | Sequence[Observation]) -> Identifiability:
     """Say what the evidence determines, without attacking it.
 
@@ -90,8 +102,8 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
     >>> value = loss(model(torch.ones(1, 3)), torch.tensor([0]))
     >>> gradient = torch.autograd.grad(value, model.parameters())
     >>> report = identifiability(fedpriv.Observation(model, gradient, loss))
-    >>> report.rank, [a.attack.name for a in report.attacks if a.applies]
-    (1, ['first-layer inversion'])
+    >>> report.rank, report.attacks[0].attack.name, report.attacks[0].applies
+    (1, 'first-layer inversion', True)
     """
     evidence = as_evidence(observations)
     attacks = tuple(Applicability(attack=a, reason=a().why_not(evidence)) for a in ATTACKS)
@@ -106,14 +118,36 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
             f"linear layer divided by its bias gradient."
         )
         return Identifiability(rank=1, min_samples=1, max_samples=1, verdict=verdict, attacks=attacks)
+    if ConsistencyPeeling in usable:
+        return _of_batch(evidence, attacks, told)
     rank = _first_layer_rank(evidence[-1])
     reasons = "; ".join(f"{a.attack.name}: {a.reason}" for a in attacks)
+    verdict = f"No attack applies ({reasons})."
+    for entry in attacks:
+        if entry.applies:
+            purpose = (entry.attack.__doc__ or "").strip().partition("\n")[0]
+            verdict = f"{entry.attack.name.capitalize()} can be tried: {purpose}"
+            break
     return Identifiability(
         rank=rank,
         min_samples=max(1 if rank is None else rank, told or 0),
         max_samples=told,
-        verdict=f"No attack applies ({reasons}).",
+        verdict=verdict,
         attacks=attacks,
+    )
+
+
+def _of_batch(
+    evidence: tuple[Observation, ...], attacks: tuple[Applicability, ...], told: int | None
+) -> Identifiability:
+    ways = [approach(observation, raw=True) for observation in evidence]
+    rank = max(way[1].two.rank for way in ways if not isinstance(way, str))
+    verdict = (
+        f"A whole batch of {rank} different samples, exactly, with their targets: inputs and activations "
+        f"lie in the spans of the first two linear layers' gradients, and the samples alone satisfy both."
+    )
+    return Identifiability(
+        rank=rank, min_samples=max(rank, told or 0), max_samples=told, verdict=verdict, attacks=attacks
     )
 
 

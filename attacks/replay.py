@@ -44,6 +44,11 @@ def sent_state(observation: Observation, dtype: torch.dtype | None = None) -> St
     return {n: t.to(dtype if t.is_floating_point() else None, copy=True) for n, t in sent.items()}
 
 
+def parameter_name(layer: str, kind: str) -> str:
+    """The name of a layer's ``"weight"`` or ``"bias"``; a model that is one layer itself has no prefix."""
+    return f"{layer}.{kind}" if layer else kind
+
+
 def compared_names(observation: Observation) -> list[str]:
     """The trainable parameters that the update covers, in the model's order."""
     parameters = dict(observation.model.named_parameters())
@@ -87,7 +92,8 @@ def replay_all(
     first = observations[0]
     _check_replayable(first, len(inputs))
     names = compared_names(first)
-    inputs = inputs.to(dtype)
+    if inputs.is_floating_point():  # token ids stay whole numbers
+        inputs = inputs.to(dtype)
     if targets is not None and targets.is_floating_point():
         targets = targets.to(dtype)
     differentiable = inputs.requires_grad or (targets is not None and targets.requires_grad)

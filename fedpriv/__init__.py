@@ -23,7 +23,7 @@ from fedpriv.training import (
 from fedpriv.wire import Exchange, Knowledge, Observation, Transcript, Update
 
 if TYPE_CHECKING:
-    from fedpriv import data, lab
+    from fedpriv import data, lab, transformer, victims
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,10 +49,13 @@ __all__ = [
     "privacy",
     "train_centrally",
     "training",
+    "transformer",
+    "victims",
 ]
 
-# Rooms that need scikit-learn, scikit-image or SciPy are imported on first use: `import fedpriv` stays fast.
-_LAZY = ("data", "lab")
+# Rooms that need scikit-learn, scikit-image or SciPy, and those that only demos need, are imported on first
+# use: `import fedpriv` stays fast.
+_LAZY = ("data", "lab", "transformer", "victims")
 
 
 def __getattr__(name: str) -> Any:

@@ -73,6 +73,53 @@ def test_noise_lies_on_the_bound(tmp_path, monkeypatch):
     assert "significantly below it: 0" in demo.report(result)
 
 
+def test_batch_restores_every_digit(tmp_path):
+    result = load("batch").main(tmp_path, seed=1)
+    assert result["claimed"] == result["batch"]
+    assert result["recovered"] == result["labels_right"] == 1.0
+    assert result["certified"] >= 0.9 * result["batch"]
+    assert result["worst_psnr"] > 60 > 20 > result["guess_best_psnr"]
+
+
+def test_averaged_clients_lose_their_names_only(tmp_path):
+    demo = load("averaged_clients")
+    result = demo.main(tmp_path, seed=1)
+    assert "person 1" in result["refusal"]
+    assert result["recovered"] == result["labels_right"] == 1.0
+    assert "attribution" in demo.report(result)
+
+
+def test_every_activation_is_passed(tmp_path, monkeypatch):
+    demo = load("activations")
+    monkeypatch.setattr(demo, "BATCH", 8)
+    result = demo.main(tmp_path, seed=1)
+    assert len(result["activations"]) == 8
+    assert all(row["recovered"] == row["labels_right"] == 1.0 for row in result["activations"].values())
+
+
+@pytest.mark.slow
+def test_layers_restores_face_and_photograph(tmp_path):
+    demo = load("layers")
+    result = demo.main(tmp_path, seed=0)
+    assert all(path.stat().st_size > 5_000 for path in result["files"])
+    assert "Depth does not hide" in demo.report(result)
+
+
+@pytest.mark.slow
+def test_text_restores_every_sentence(tmp_path):
+    demo = load("text")
+    assert "Every sentence came back" in demo.report(demo.main(tmp_path, seed=0))
+
+
+@pytest.mark.slow
+def test_benchmark_of_exact_batches():
+    benchmark = load("exact", "benchmarks")
+    result = benchmark.main(quick=True)
+    exact = [row for row in result["rows"] if row["dtype"] == "float64"]
+    assert all(row["recovered_60db"] == 1.0 for row in exact)
+    assert "float32" in benchmark.report(result)
+
+
 @pytest.mark.slow
 def test_benchmark_of_the_tutorial():
     benchmark = load("tutorial", "benchmarks")

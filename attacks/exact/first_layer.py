@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, Claim, NotIdentifiable, Observations
-from attacks.certificate import RESOLUTION, SAFETY
+from attacks.certificate import SAFETY
 from attacks.exact.count import told_count
 from attacks.labels import recover_targets
+from attacks.moved import RESOLUTION
 from attacks.replay import REPLAY_ERRORS, input_layer, observed_vector, own_randomness, replay
 from attacks.rounding import per_gradient, rounding_of, stored_rounding
 from fedpriv.wire import Observation
@@ -75,10 +76,10 @@ class FirstLayerInversion(Attack):
         inputs = (bias @ weight / (bias @ bias)).reshape(1, *shape)
         targets, notes = recover_targets(best, inputs)
         alone = told_count((best,)) == 1 or not two_samples_fit(best, inputs, targets)
-        return Claim(inputs=inputs, targets=targets, notes=notes, assumed=None if alone else _MIXTURE)
+        return Claim(inputs=inputs, targets=targets, notes=notes, assumed=None if alone else MIXTURE)
 
 
-_MIXTURE = (
+MIXTURE = (
     "two samples whose mean this is explain the update as well, for the model is linear around them and has "
     "one output; declare Knowledge(num_samples=1) if it is one"
 )

@@ -5,17 +5,28 @@
 
 from fedpriv.lab.matching import match
 from fedpriv.lab.metrics import PSNR_CAP, max_abs_error, mse, psnr, ssim
-from fedpriv.lab.plots import compare_images, plot_error_vs_noise, plot_points, plot_visits
+from fedpriv.lab.plots import (
+    Landscape,
+    compare_images,
+    plot_error_vs_noise,
+    plot_landscapes,
+    plot_mosaics,
+    plot_points,
+    plot_visits,
+)
 from fedpriv.lab.scoring import Score, score
 
 __all__ = [
     "PSNR_CAP",
+    "Landscape",
     "Score",
     "compare_images",
     "match",
     "max_abs_error",
     "mse",
     "plot_error_vs_noise",
+    "plot_landscapes",
+    "plot_mosaics",
     "plot_points",
     "plot_visits",
     "psnr",

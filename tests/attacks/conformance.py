@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks import Attack, FirstLayerInversion, MomentInversion
+import fedpriv
+from attacks import Attack, ConsistencyPeeling, FirstLayerInversion, MomentInversion
 from fedpriv import Observation
 from tests.attacks.scenes import normal, observe, random_visits, seeded
 
@@ -71,6 +72,16 @@ def one_sample_with_real_targets(dtype):
     return [observe(model, F.mse_loss, x, y)], x, y
 
 
+def batch(dtype):
+    """Four samples, drawn in float64 and rounded, so that every precision sees the same ones."""
+    generator = seeded(7)
+    layers = [nn.Linear(12, 48), nn.GELU(), nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 4)]
+    model = fedpriv.models.initialize(nn.Sequential(*layers), generator).to(dtype)
+    x = torch.randn(4, 12, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.tensor([2, 0, 3, 0])
+    return [observe(model, F.cross_entropy, x, y)], x, y
+
+
 def two_samples(dtype):
     x, y = normal(2, 3, seed=4, dtype=dtype), normal(2, 1, seed=5, dtype=dtype)
     return random_visits(x, y, rounds=5), x, y
@@ -79,5 +90,6 @@ def two_samples(dtype):
 CASES = [
     Case("first layer, classes", FirstLayerInversion, one_sample, freeze="body.1.bias"),
     Case("first layer, real targets", FirstLayerInversion, one_sample_with_real_targets, freeze="0.weight"),
+    Case("consistency", ConsistencyPeeling, batch, freeze="0.weight"),
     Case("moments", MomentInversion, two_samples, freeze="bias"),
 ]

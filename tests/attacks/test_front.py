@@ -10,7 +10,7 @@ from torch import nn
 import attacks
 import fedpriv
 from attacks import NotIdentifiable
-from fedpriv import Transcript
+from fedpriv import Knowledge, Transcript
 from fedpriv.defenses import Averaging
 from fedpriv.losses import squared_error
 from tests.attacks.scenes import max_abs_error, normal, observe, visits
@@ -106,10 +106,13 @@ def test_a_transcript_of_another_model(tmp_path):
 
 
 def test_refusals_of_all_attacks_are_listed():
-    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2))
+    seen = observe(
+        model, F.cross_entropy, normal(2, 1, 4, 4), torch.tensor([1, 0]), Knowledge(input_shape=(1, 4, 4))
+    )
     with pytest.raises(NotIdentifiable) as refusal:
-        attacks.reconstruct(observe(model, F.cross_entropy, normal(1, 3), torch.tensor([1])))
-    for name in ("first-layer inversion", "moment inversion", "no bias"):
+        attacks.reconstruct(seen)
+    for name in ("first-layer inversion", "moment inversion", "consistency and peeling"):
         assert name in str(refusal.value)
 
 
