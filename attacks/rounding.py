@@ -12,14 +12,18 @@ from attacks.replay import compared_names, replay_all
 from fedpriv.wire import Observation
 
 
+_NOTHING = 1e-30
+"""Rounding below this belongs to numbers that are exactly zero."""
+
+
 def rounding_of(
     observations: Sequence[Observation], inputs: Tensor, targets: Tensor | None, exact: Tensor
 ) -> Tensor:
     """Norm of the error that the client's own arithmetic puts into each update; shape (visits,).
 
     Measured, not guessed: the same computation once in float32 and once in float64 shows how much rounding is
-    amplified by cancellation; scaled to the client's precision, plus the rounding of the stored numbers. No
-    visit counts as more precise than the best relative precision of all of them together.
+    amplified by cancellation; scaled to the client's precision, plus the rounding of the stored numbers. A
+    visit whose answer is exactly zero counts as no more precise than the smallest of the others.
     """
     tensors = observations[0].update.tensors
     dtype = max((tensors[n].dtype for n in compared_names(observations[0])), key=lambda d: torch.finfo(d).eps)
@@ -30,7 +34,9 @@ def rounding_of(
         1.0, epsilon / torch.finfo(torch.float32).eps
     )
     stored = torch.tensor([stored_rounding(o) for o in observations], dtype=torch.float64)
-    floor = epsilon * torch.linalg.vector_norm(exact, dim=1).max()
+    sizes = torch.linalg.vector_norm(exact, dim=1)
+    answered = sizes[stored > _NOTHING]
+    floor = epsilon * sizes.clamp_min(float(answered.min()) if len(answered) else 0.0)
     total: Tensor = amplified + stored + floor
     return total
 

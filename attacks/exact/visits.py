@@ -70,8 +70,9 @@ def visits_of(observations: Observations) -> tuple[Visits, SquaredLoss]:
         noises.append(_noise(observation, keys, answer) / (2 * loss.scale))
     theta, answer, noise = (np.concatenate(part) for part in (thetas, answers, noises))
     noise = np.hypot(noise, _arithmetic_noise(observations, theta, answer))
-    # A visit whose answer is exactly zero has no rounding at all; a floor keeps the weights comparable.
-    noise = np.maximum(noise, max(1e-2 * noise.max(), 1e-300))
+    # A visit whose answer is exactly zero has no rounding at all; a floor keeps the weights comparable. It is
+    # set by the most precise visit: where training diverges the last ones are worthless, not the measure.
+    noise = np.maximum(noise, 1e-2 * noise[noise > 0].min(initial=noise.max()) + 1e-300)
     outputs = len(thetas[0])
     return Visits(
         theta=theta, gradient=answer, noise=noise, output=np.tile(np.arange(outputs), len(thetas))

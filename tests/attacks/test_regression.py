@@ -196,3 +196,16 @@ def test_noise_is_told_from_samples():
     assert 1e-6 < max_abs_error(found.inputs, x) < 0.1
     assert not found.certified.any()
     assert "up to the noise" in str(attacks.identifiability(noisy))
+
+
+@pytest.mark.parametrize("d", [5, 8, 20])
+def test_a_diverging_training_does_not_spoil_what_its_first_visits_show(d):
+    for seed in range(4):
+        x, y = normal(2, d, seed=seed), normal(2, 1, seed=50 + seed)
+        run = fedpriv.FederatedTrainer(
+            fedpriv.models.linear(d, generator=seeded(seed)), squared_error, {"bob": (x, y)}, lr=0.5
+        ).run(9)
+        assert run.losses[-1] > 1e6 * run.losses[0]  # it does diverge
+        found = attacks.reconstruct(run.transcript, client="bob")
+        assert max_abs_error(found.inputs, x) < 1e-3
+        assert max_abs_error(found.targets, y) < 1e-3
