@@ -11,7 +11,6 @@ from torch import Tensor
 from attacks.replay import compared_names, replay_all
 from fedpriv.wire import Observation
 
-
 _NOTHING = 1e-30
 """Rounding below this belongs to numbers that are exactly zero."""
 
