@@ -1,8 +1,9 @@
 """Exact batches: seconds, memory and share recovered by batch size, activation and precision.
 
 The victim is a 768-512-512-10 network at its default initialization; the data are 16 x 16 color patches of
-photographs, normalized, with random labels. The attack is told neither the batch size nor the labels. Every figure is the
-median over seeds, attack and certificate together, on the machine that runs this.
+photographs, normalized, with random labels. The attack is told neither the batch size nor the labels. Seconds
+are the median over seeds, attack and certificate together, on the machine that runs this; the other columns
+show the worst seed.
 """
 
 from __future__ import annotations
