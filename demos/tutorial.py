@@ -1,4 +1,5 @@
-"""The tutorial, finished: Bob's and Alice's points come back out of the models they returned.
+"""The tutorial, finished: Bob's and Alice's points come back out of the models they returned
+===========================================================================================
 
 PySyft 0.2's "Part 2: Intro to Federated Learning" sends a model to Bob and Alice in turn and gets it back
 trained, without the data. Its last cell remarks that training data can sometimes be restored perfectly from
@@ -21,6 +22,10 @@ EXACT = 1e-3
 """The largest error of a coordinate at which we call a point restored."""
 
 
+# %%
+# Training as in the tutorial
+# ---------------------------
+# Bob has two points, Alice has two. The model travels from one to the other and back; the data stay.
 def train(seed: int) -> tuple[fedpriv.Run, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """The tutorial's data and training: the model travels from Bob to Alice and back, for some rounds."""
     data = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1.0]])
@@ -48,6 +53,10 @@ def distance_to_truth(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float((truth[:, None] - found[None]).abs().amax(dim=2).amin(dim=1).max())
 
 
+# %%
+# The attack
+# ----------
+# The server has nothing but the transcript: the models it sent, and those that came back.
 def attack_visit_by_visit(
     transcript: fedpriv.Transcript, client: str, truth: torch.Tensor
 ) -> tuple[attacks.Reconstruction, int, list[float]]:
@@ -122,7 +131,10 @@ def _interpretation(result: dict[str, Any]) -> str:
     )
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

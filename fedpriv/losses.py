@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = ["Loss", "cross_entropy_sum", "half_squared_error", "name_of", "squared_error"]
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

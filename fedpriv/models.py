@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+__all__ = ["initialize", "linear", "mlp"]
+
 Module = TypeVar("Module", bound=nn.Module)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fedpriv.models import initialize
 
+__all__ = ["PADDING", "Block", "SelfAttention", "Transformer", "decoder", "encoder"]
+
 PADDING = 0
 """Id of the token that fills the end of short sequences."""
 

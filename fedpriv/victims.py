@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+__all__ = ["Residual", "conv_small", "lenet_dlg", "resnet18", "vgg_small"]
+
 
 def lenet_dlg(
     input_shape: tuple[int, int, int] = (1, 28, 28),

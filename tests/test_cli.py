@@ -276,7 +276,7 @@ def test_python_dash_m_and_interrupt(tmp_path):
     folder = tmp_path / "demos"
     folder.mkdir()
     body = 'print("now", flush=True)\n    time.sleep(60)'
-    (folder / "wait.py").write_text(f'"""Waits."""\nimport time\n\ndef main(out, *, seed=0):\n    {body}\n')
+    (folder / "wait.py").write_text(f'"""Waits."""\nimport time\n\ndef main(out, *, seed=0):\n    {body}\n\nreport = str\n')
     code = (
         "import pathlib, runpy, sys; from fedpriv.cli import scripts; "
         f"scripts._PACKAGE = pathlib.Path({str(tmp_path / 'fedpriv')!r}); "

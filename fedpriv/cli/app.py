@@ -7,37 +7,23 @@ do), 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from fedpriv import __version__
-from fedpriv.cli import output, scripts
+from fedpriv.cli import options, output, scripts
 from fedpriv.cli.attack import attack_file
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-_name = click.argument("name", required=False)
-_list = click.option("--list", "list_only", is_flag=True, help="Show what there is, and stop.")
-_out = click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out"),
-    show_default=True,
-    help="Folder for the files, made if it is missing.",
-)
-_seed = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For every random choice."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+from fedpriv.cli.exercise import exercise
 
 
-@click.group(context_settings=_CONTEXT, invoke_without_command=True)
+@click.group(context_settings=options.CONTEXT, invoke_without_command=True)
 @click.option(
     "--traceback",
     is_flag=True,
-    expose_value=False,  # read where errors end up, in _exit_with_sentence
+    expose_value=False,  # read where errors end up, in _run
     help="On bad input, show where the error arose instead of one sentence.",
 )
 @click.version_option(version=__version__, prog_name="fedpriv")
@@ -56,11 +42,11 @@ def app(context: click.Context) -> None:
 
 
 @app.command()
-@_name
-@_list
-@_out
-@_seed
-@_json
+@options.name
+@options.list_only
+@options.out
+@options.seed
+@options.as_json
 def demo(name: str | None, list_only: bool, out: Path, seed: int, as_json: bool) -> None:
     """Run a demo: a table, pictures, and what they mean.
 
@@ -73,17 +59,18 @@ def demo(name: str | None, list_only: bool, out: Path, seed: int, as_json: bool)
     """
     available = scripts.find("demos")
     if name is None or list_only:
-        _show_list("demos", available, as_json)
+        output.show_list("demos", scripts.titles(available), as_json)
     else:
-        _run_demo(scripts.choose(name, available, "demo"), out, seed, as_json)
+        module = scripts.load(scripts.choose(name, available, "demo"))
+        _run_demo(module.main, module.report, out, seed, as_json)
 
 
 @app.command()
-@_name
-@_list
+@options.name
+@options.list_only
 @click.option("--quick", is_flag=True, help="Fewer repetitions: seconds instead of minutes, rougher figures.")
-@_out
-@_json
+@options.out
+@options.as_json
 def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bool) -> None:
     """Run one benchmark, or all if no NAME is given.
 
@@ -95,7 +82,7 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
     """
     available = scripts.find("benchmarks")
     if list_only:
-        _show_list("benchmarks", available, as_json)
+        output.show_list("benchmarks", scripts.titles(available), as_json)
         return
     chosen = list(available.values()) if name is None else [scripts.choose(name, available, "benchmark")]
     results: dict[str, Any] = {}
@@ -106,7 +93,7 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
             if hasattr(module, "draw"):
                 result["files"] = module.draw(result, out)
         if not as_json:
-            _show_result(result, module.report(result), as_json=False)
+            output.show_result(result, module.report(result), as_json=False)
     if as_json:
         output.echo_json(results if name is None else results[chosen[0].stem])
 
@@ -114,7 +101,7 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
 @app.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--client", help="Whose data to reconstruct, in a transcript of several clients.")
-@_out
+@options.out
 @click.option(
     "--time-budget",
     type=click.FloatRange(min=0, min_open=True),
@@ -122,7 +109,7 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
     show_default=True,
     help="In seconds.",
 )
-@_json
+@options.as_json
 def attack(file: Path, client: str | None, out: Path, time_budget: float, as_json: bool) -> None:
     """Reconstruct training data from a saved file.
 
@@ -136,55 +123,78 @@ def attack(file: Path, client: str | None, out: Path, time_budget: float, as_jso
     """
     with output.only_json(as_json):
         result, text = attack_file(file, client=client, out=out, time_budget=time_budget)
-    _show_result(result, text, as_json)
+    output.show_result(result, text, as_json)
+
+
+app.add_command(exercise)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``fedpriv`` with `arguments` (by default those of the process) and exit."""
-    _exit_with_sentence(app, arguments, "fedpriv")
+    sys.exit(_run(app, arguments, "fedpriv"))
 
 
-def run_demo_script(file: str) -> NoReturn:
-    """Run the demo at `file` with the options of ``fedpriv demo``: the last line of every demo script."""
+def run_demo_script(file: str) -> None:
+    """Run the demo at `file` with the options of ``fedpriv demo``: the last line of every demo script.
+
+    It returns where all went well and exits with a code where not.
+    """
     path = Path(file).resolve()
 
-    @click.command(context_settings=_CONTEXT, help=scripts.title(path))
-    @_out
-    @_seed
-    @_json
+    @click.command(context_settings=options.CONTEXT, help=scripts.title(path))
+    @options.out
+    @options.seed
+    @options.as_json
     def script(out: Path, seed: int, as_json: bool) -> None:
-        _run_demo(path, out, seed, as_json)
+        module = scripts.load(path)
+        _run_demo(module.main, module.report, out, seed, as_json)
 
-    _exit_with_sentence(script, None, path.name)
+    code = _run(script, None, path.name)
+    if code:
+        sys.exit(code)
 
 
-def _run_demo(path: Path, out: Path, seed: int, as_json: bool) -> None:
+def run_script(main: Callable[..., dict[str, Any]], report: Callable[[dict[str, Any]], str]) -> None:
+    """Run a demo with the options of ``fedpriv demo``: the last lines of every demo script.
+
+    It works in a script, in a notebook and in the gallery of the site. So it returns where all went well and
+    exits with a code where not: an exit would end more than the script.
+    """
+    module = sys.modules.get(main.__module__)
+    in_notebook = "ipykernel" in sys.modules
+
+    @click.command(
+        context_settings=options.CONTEXT, help=scripts.first_line(module.__doc__ if module else "")
+    )
+    @options.out
+    @options.seed
+    @options.as_json
+    def script(out: Path, seed: int, as_json: bool) -> None:
+        result = _run_demo(main, report, out, seed, as_json)
+        if in_notebook:
+            output.show_pictures(result.get("files", ()))
+
+    code = _run(script, [] if in_notebook else None, "demo")
+    if code:
+        sys.exit(code)
+
+
+def _run_demo(
+    main: Callable[..., dict[str, Any]],
+    report: Callable[[dict[str, Any]], str],
+    out: Path,
+    seed: int,
+    as_json: bool,
+) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with output.only_json(as_json):
-        module = scripts.load(path)
-        result = module.main(out, seed=seed)
-        text = module.report(result)
-    _show_result(result, text, as_json)
+        result = main(out, seed=seed)
+        text = report(result)
+    output.show_result(result, text, as_json)
+    return result
 
 
-def _show_result(result: dict[str, Any], text: str, as_json: bool) -> None:
-    if as_json:
-        output.echo_json(result)
-        return
-    click.echo(text)
-    if result.get("files"):
-        click.echo("\nwritten:" + "".join(f"\n  {file}" for file in result["files"]))
-
-
-def _show_list(kind: str, available: dict[str, Path], as_json: bool) -> None:
-    titles = {name: scripts.title(path) for name, path in available.items()}
-    if as_json:
-        output.echo_json({kind: [{"name": name, "title": title} for name, title in titles.items()]})
-    for name, title in titles.items() if not as_json else ():
-        click.echo(f"{name:<{max(map(len, titles))}}  {title}")
-
-
-def _exit_with_sentence(command: click.Command, arguments: list[str] | None, program: str) -> NoReturn:
+def _run(command: click.Command, arguments: list[str] | None, program: str) -> int:
     """Run `command`; turn what goes wrong with the user's input into one sentence and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -198,7 +208,7 @@ def _exit_with_sentence(command: click.Command, arguments: list[str] | None, pro
         if "--traceback" in arguments:
             raise
         _complain(program, output.sentence(error))
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(program: str, message: str) -> NoReturn:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +66,30 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"cannot use {str(error.filename)!r}: {error.strerror[0].lower()}{error.strerror[1:]}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def show_pictures(files: Iterable[str | Path]) -> None:
+    """Show the pictures that a demo wrote, in the notebook that runs it."""
+    from IPython.display import Image, display
+
+    for file in files:
+        display(Image(filename=str(file)))
+
+
+def show_result(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print one JSON object, or the text and which files were written."""
+    if as_json:
+        echo_json(result)
+        return
+    click.echo(text)
+    if result.get("files"):
+        click.echo("\nwritten:" + "".join(f"\n  {file}" for file in result["files"]))
+
+
+def show_list(kind: str, titles: Mapping[str, str], as_json: bool) -> None:
+    """Print what there is of a `kind`, a line each."""
+    if as_json:
+        echo_json({kind: [{"name": name, "title": title} for name, title in titles.items()]})
+        return
+    for name, title in titles.items():
+        click.echo(f"{name:<{max(map(len, titles))}}  {title}")

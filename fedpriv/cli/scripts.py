@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ def find(kind: str) -> dict[str, Path]:
 
     Parameters
     ----------
-    kind : {"demos", "benchmarks"}
+    kind : {"demos", "benchmarks", "exercises"}
         A wheel carries them as ``fedpriv/_demos``; in a checkout they stand beside the package.
 
     Returns
@@ -43,7 +44,17 @@ def choose(name: str, available: dict[str, Path], kind: str) -> Path:
 def title(path: Path) -> str:
     """Return the first line of a script's docstring, without running the script."""
     documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-    return (documentation or path.stem).splitlines()[0]
+    return first_line(documentation) or path.stem
+
+
+def titles(available: Mapping[str, Path]) -> dict[str, str]:
+    """Return the first line of every script by its name."""
+    return {name: title(path) for name, path in available.items()}
+
+
+def first_line(documentation: str | None) -> str:
+    """Return what a script says of itself in one line."""
+    return (documentation or "").strip().partition("\n")[0]
 
 
 def load(path: Path) -> ModuleType:

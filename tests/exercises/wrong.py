@@ -1,0 +1,37 @@
+"""Typical wrong answers: the function, a wrong body, and words of the hint that it must get."""
+
+from __future__ import annotations
+
+TUTORIAL = {
+    "mean instead of sum": (
+        "gradient",
+        """
+def gradient(points, targets, theta):
+    z = torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
+    return 2 * z.T @ (z @ theta - targets) / len(points)
+""",
+        "half of the gradient",
+    ),
+    "sign of c": (
+        "moments",
+        """
+def moments(models, gradients):
+    design = torch.cat([models, torch.ones_like(models[:, :1])], dim=1)
+    solution = torch.linalg.lstsq(design, gradients / 2).solution
+    return solution[:-1].T, solution[-1]
+""",
+        "c has the wrong sign",
+    ),
+    "rank": (
+        "count",
+        "def count(a):\n    return int(torch.linalg.matrix_rank(a)) + 1\n",
+        "Bob has 2 points, got 3",
+    ),
+    "the mean twice": (
+        "points",
+        "def points(a, c):\n    return (a[:-1, -1] / a[-1, -1]).expand(2, 2)\n",
+        "both points are the mean",
+    ),
+}
+
+WRONG = {"tutorial": TUTORIAL}
