@@ -128,3 +128,14 @@ def test_benchmark_of_the_tutorial():
     assert result["tutorial"]["wrong_certificates"] == 0
     assert result["parallel_round"][-1]["memory_added_mb"] < 50
     assert "exact" in benchmark.report(result)
+
+
+def test_pointers_let_nothing_out_before_bob_says_so():
+    demo = load("pointers")
+    result = demo.step(seed=3)
+    *before, last = result["rows"]
+    assert all(row["from_bob"] == 0 for row in before)
+    assert last["from_bob"] == 3 * 4  # two weights and a bias in float32
+    assert sum(row["to_bob"] for row in before) == (4 + 2 + 3) * 4  # two points, two targets, the model
+    assert "bob.release" in result["refusal"]
+    assert result["refusal"] in demo.report(result)

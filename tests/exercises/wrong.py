@@ -34,4 +34,35 @@ def moments(models, gradients):
     ),
 }
 
-WRONG = {"tutorial": TUTORIAL}
+POINTERS = {
+    "the worker itself": (
+        "place",
+        "def place(value):\n    return getattr(value, 'location', 'here')\n",
+        "location.id",
+    ),
+    "fetch, then sum": (
+        "total",
+        "def total(pointers):\n    return sum(fedpriv.pointers.get(p).sum() for p in pointers)\n",
+        "sum before you get",
+    ),
+    "fetch the data": (
+        "train_step",
+        """
+def train_step(weights, data, target, lr):
+    x, y = fedpriv.pointers.get(data), fedpriv.pointers.get(target)
+    return weights - lr * 2 * x.T @ (x @ weights - y)
+""",
+        "do not fetch his data",
+    ),
+    "uphill": (
+        "train_step",
+        """
+def train_step(weights, data, target, lr):
+    there = fedpriv.pointers.send(weights.clone(), data.location)
+    return fedpriv.pointers.get(there + lr * 2 * data.T @ (data @ there - target))
+""",
+        "minus the gradient",
+    ),
+}
+
+WRONG = {"pointers": POINTERS, "tutorial": TUTORIAL}
