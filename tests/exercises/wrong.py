@@ -65,4 +65,15 @@ def train_step(weights, data, target, lr):
     ),
 }
 
-WRONG = {"pointers": POINTERS, "tutorial": TUTORIAL}
+ONE_IMAGE = {
+    "every row": ("picture", "def picture(dw, db):\n    return (dw / db[:, None]).mean(dim=0)\n", "that was off"),
+    "all rows": ("picture", "def picture(dw, db):\n    return dw / db.abs().max()\n", "one row, not all"),
+    "the likeliest class": ("label", "def label(db):\n    return int(db.argmax())\n", "look at signs"),
+    "unit length": (
+        "picture_without_bias",
+        "def picture_without_bias(dw):\n    row = dw[dw.norm(dim=1).argmax()]\n    return row / row.norm()\n",
+        "the brightest pixel is 1",
+    ),
+}
+
+WRONG = {"pointers": POINTERS, "tutorial": TUTORIAL, "one_image": ONE_IMAGE}
