@@ -1,7 +1,7 @@
 """Lesson 3: a picture and its label out of one gradient.
 
-The first layer computes h = W x + b. Its gradients are dW = delta x^T (matrix) and db = delta (vector), where delta
-depends on everything behind it. The last layer's bias has the gradient p - e_y for cross-entropy.
+The first layer computes h = W x + b. Its gradients are dW = delta x^T (matrix) and db = delta (vector), where
+delta depends on everything behind it. The last layer's bias has the gradient p - e_y for cross-entropy.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def picture(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:
     -------
     Tensor of shape (pixels,)
 
-    Hint: divide a row by its number. Which row is safe to divide? The one with the largest number, or use all rows:
-    dW^T db / |db|².
+    Hint: divide a row by its number. Which row is safe to divide? The one with the largest number, or use all
+    rows: dW^T db / |db|².
     """
     raise NotImplementedError
 
@@ -55,6 +55,7 @@ def picture_without_bias(weight_gradient: Tensor) -> Tensor:
     Tensor of shape (pixels,)
         Pixels are between 0 and 1, and the brightest one is 1: this fixes the sign and the scale.
 
-    Hint: every row is a multiple of the picture; take the longest and divide by the entry of the largest size.
+    Hint: every row is a multiple of the picture; take the longest and divide by the entry of the largest
+    size.
     """
     raise NotImplementedError

@@ -33,7 +33,9 @@ def test_label(answer, seen):
     _, y, gradient = seen
     found = answer.label(gradient[-1])
     largest = int(gradient[-1].argmax())
-    assert found == y or found != largest, "this is the class the model finds likely although it is wrong: look at signs"
+    assert found == y or found != largest, (
+        "this is the class the model finds likely although it is wrong: look at signs"
+    )
     assert found == y, f"the class is {y}, got {found}: p_k - 1 is negative, every other p_k is positive"
 
 
@@ -42,7 +44,9 @@ def test_picture_without_bias(answer, seen):
     found = answer.picture_without_bias(gradient[0])
     assert found.shape == x.shape, f"expected 64 pixels, got shape {tuple(found.shape)}"
     assert found.isfinite().all(), "0 / 0: this row is zero; take the longest row"
-    assert not torch.allclose(found, -x, atol=1e-6), "a negative of the picture: divide by the entry itself, not its size"
+    assert not torch.allclose(found, -x, atol=1e-6), (
+        "a negative of the picture: divide by the entry itself, not its size"
+    )
     assert abs(float(found.max()) - 1) < 1e-6, f"the brightest pixel is 1, got {float(found.max()):.3g}"
     off = float((found - x).abs().max())
     assert off < 1e-6, f"the largest error of a pixel is {off:.2g}"

@@ -18,7 +18,9 @@ def test_place(answer, hook, generator):
     name = f"worker{int(torch.randint(1000, (1,), generator=generator))}"
     pointer = fedpriv.pointers.send(torch.ones(2), fedpriv.VirtualWorker(hook, id=name))
     found = answer.place(pointer)
-    assert isinstance(found, str), f"expected the id of the worker, a string, got {type(found).__name__}: location.id"
+    assert isinstance(found, str), (
+        f"expected the id of the worker, a string, got {type(found).__name__}: location.id"
+    )
     assert found == name, f"the tensor is at {name!r}, got {found!r}"
     assert answer.place(pointer + 1) == name, "the result of pointer + 1 is where the operand is"
     assert answer.place(torch.ones(2)) == "here", "an ordinary tensor is 'here'"
@@ -45,7 +47,13 @@ def test_train_step(answer, hook, generator):
     assert not isinstance(found, fedpriv.PointerTensor), "the new weights are still at Bob's: get them"
     gradient = 2 * data.T @ (data @ weights - target)
     if found.shape == weights.shape:
-        assert not torch.allclose(found, weights + 0.01 * gradient), "a step downhill: minus the gradient, not plus"
+        assert not torch.allclose(found, weights + 0.01 * gradient), (
+            "a step downhill: minus the gradient, not plus"
+        )
         assert not torch.allclose(found, weights - 0.01 * gradient / 6), "the loss is a sum, not a mean"
-    assert torch.allclose(found, weights - 0.01 * gradient, atol=1e-5), "the weights are not those of plain torch"
-    assert bob.bytes_sent <= 4 * 3, f"{bob.bytes_sent} bytes left Bob; three weights are 12: do not fetch his data"
+    assert torch.allclose(found, weights - 0.01 * gradient, atol=1e-5), (
+        "the weights are not those of plain torch"
+    )
+    assert bob.bytes_sent <= 4 * 3, (
+        f"{bob.bytes_sent} bytes left Bob; three weights are 12: do not fetch his data"
+    )

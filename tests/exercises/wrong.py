@@ -66,7 +66,11 @@ def train_step(weights, data, target, lr):
 }
 
 ONE_IMAGE = {
-    "every row": ("picture", "def picture(dw, db):\n    return (dw / db[:, None]).mean(dim=0)\n", "that was off"),
+    "every row": (
+        "picture",
+        "def picture(dw, db):\n    return (dw / db[:, None]).mean(dim=0)\n",
+        "that was off",
+    ),
     "all rows": ("picture", "def picture(dw, db):\n    return dw / db.abs().max()\n", "one row, not all"),
     "the likeliest class": ("label", "def label(db):\n    return int(db.argmax())\n", "look at signs"),
     "unit length": (
@@ -76,4 +80,101 @@ ONE_IMAGE = {
     ),
 }
 
-WRONG = {"pointers": POINTERS, "tutorial": TUTORIAL, "one_image": ONE_IMAGE}
+BATCH = {
+    "rounding counted": (
+        "batch_size",
+        "def batch_size(g):\n    return int((torch.linalg.svdvals(g) > 0).sum())\n",
+        "rounding is not rank",
+    ),
+    "the whole basis": (
+        "distance",
+        """
+def distance(vectors, gradient, rank):
+    basis = torch.linalg.svd(gradient).Vh
+    rest = vectors - vectors @ basis.T @ basis
+    return rest.norm(dim=1) / vectors.norm(dim=1)
+""",
+        "is the rank used?",
+    ),
+    "absolute": (
+        "distance",
+        """
+def distance(vectors, gradient, rank):
+    basis = torch.linalg.svd(gradient).Vh[:rank]
+    return (vectors - vectors @ basis.T @ basis).norm(dim=1)
+""",
+        "divide by the length",
+    ),
+    "one test": (
+        "true_samples",
+        "def true_samples(c, hidden, g1, g2):\n    return distance(c, g1, batch_size(g1)) < 1e-6\n",
+        "mixtures are called true",
+    ),
+}
+
+AVERAGING = {
+    "equal weights": (
+        "weighted_mean",
+        "def weighted_mean(us, n):\n    return {k: sum(u[k] for u in us) / len(n) for k in us[0]}\n",
+        "whoever has more samples counts more",
+    ),
+    "difference of means": (
+        "one_left",
+        "def one_left(before, n, after, m):\n    return {k: before[k] - after[k] for k in before}\n",
+        "different denominators",
+    ),
+    "as shipped": (
+        "clip",
+        """
+def clip(update, clip_norm):
+    for tensor in update.values():
+        tensor = tensor * min(1.0, clip_norm / tensor.norm())
+    return update
+""",
+        "nothing was clipped",
+    ),
+    "in place": (
+        "clip",
+        """
+def clip(update, clip_norm):
+    for tensor in update.values():
+        tensor *= 0.5
+    return update
+""",
+        "make new tensors",
+    ),
+}
+
+NOISE = {
+    "of the sum": (
+        "sensitivity",
+        "def sensitivity(clip_norm, n, *, replace):\n    return (2 if replace else 1) * clip_norm\n",
+        "sensitivity of the sum",
+    ),
+    "one round": (
+        "multiplier",
+        """
+def multiplier(epsilon, delta, rounds):
+    return fedpriv.privacy.noise_for(epsilon=epsilon, delta=delta, rounds=1)
+""",
+        "every round costs",
+    ),
+    "times s": (
+        "best_guess",
+        """
+def best_guess(k, s):
+    normal = torch.distributions.Normal(0.0, 1.0)
+    return float(normal.cdf(normal.icdf(torch.tensor(k)) + s))
+""",
+        "divide by s",
+    ),
+}
+
+WRONG = {
+    "pointers": POINTERS,
+    "tutorial": TUTORIAL,
+    "one_image": ONE_IMAGE,
+    "batch": BATCH,
+    "averaging": AVERAGING,
+    "noise": NOISE,
+}
