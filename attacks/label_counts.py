@@ -7,6 +7,7 @@ a bias. Each answer says how far it is to be believed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from fedpriv.wire import Observation
 
 PROBES = 64
 """Random inputs on which the model's mean prediction is measured."""
+PROBED_ROWS = 1024
+"""The same where inputs are rows of a table: they are short, and their labels worth counting better."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,12 +236,20 @@ def label_counts(observation: Observation, num_samples: int) -> Labels:
 
 
 def mean_prediction(observation: Observation, *, as_remembered: bool = False) -> Expected:
-    """What the model answers to standard normal inputs, on average over `PROBES` of them."""
+    """What the model answers on average to random inputs.
+
+    They are standard normal, or valid rows where the observation declares a table: a one-hot row is much
+    shorter than a normal one, and a ReLU network's prediction depends on the length.
+    """
     shape = input_shape_of(observation)
     generator = torch.Generator().manual_seed(0)
     state = sent_state(observation)
     like = next((t for t in state.values() if t.is_floating_point()), torch.zeros(1))
-    inputs = torch.randn(PROBES, *shape, generator=generator, dtype=torch.float64).to(like)
+    table = observation.knowledge.table
+    if table is None or table.width != math.prod(shape):
+        inputs = torch.randn(PROBES, *shape, generator=generator, dtype=torch.float64).to(like)
+    else:
+        inputs = table.draw(PROBED_ROWS, generator).reshape(-1, *shape).to(like)
     normalizers, features = _remembering(observation.model), list[Tensor]()
     if as_remembered and not normalizers:
         raise ValueError("no layer of the model remembers the statistics of its inputs")

@@ -9,6 +9,7 @@ from reprlib import repr as brief  # a hostile value can be long or deep
 from typing import Any, TypeVar
 
 from fedpriv.wire.mechanisms import Mechanism, mechanism_from_json
+from fedpriv.wire.table import TableSchema
 
 Kind = TypeVar("Kind", bound=Mechanism)
 WEIGHTINGS = ("uniform", "samples")
@@ -44,6 +45,9 @@ class Knowledge:
     mechanisms : tuple of Mechanism
         What defenses do to the update, in the order in which they act: bounds, distributions, masks. Empty
         where there is no defense.
+    table : TableSchema or None
+        Which coordinates of a sample are the columns of a table. Clients encode their rows by it, so a server
+        that trains on tables announces it.
 
     Raises
     ------
@@ -67,6 +71,7 @@ class Knowledge:
     noise_std: float = 0.0
     weighting: str | None = None
     mechanisms: tuple[Mechanism, ...] = ()
+    table: TableSchema | None = None
 
     def __post_init__(self) -> None:
         """Bring sequences into tuples and check every range."""
@@ -102,6 +107,13 @@ class Knowledge:
             raise ValueError(
                 f"mechanisms must be values such as Clipped(clip_norm=1.0), got {brief(self.mechanisms)}"
             )
+        if not (self.table is None or isinstance(self.table, TableSchema)):
+            raise ValueError(f"table must be a TableSchema, got {brief(self.table)}")
+        if self.table is not None and shape is not None and math.prod(shape) != self.table.width:
+            raise ValueError(
+                f"the table's rows hold {self.table.width} numbers, but input_shape {shape} holds "
+                f"{math.prod(shape)}; correct one of them"
+            )
 
     def applied(self, kind: type[Kind]) -> tuple[Kind, ...]:
         """The mechanisms of one kind, in the order in which they act.
@@ -117,6 +129,8 @@ class Knowledge:
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain JSON values."""
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if self.table is not None:
+            changed["table"] = self.table.to_json()
         if self.mechanisms:
             changed["mechanisms"] = [mechanism.to_json() for mechanism in self.mechanisms]
         return changed
@@ -134,6 +148,8 @@ class Knowledge:
             if not isinstance(rows, list):
                 raise ValueError(f"mechanisms must be a list of objects, got {brief(rows)}")
             values = {**values, "mechanisms": tuple(mechanism_from_json(row) for row in rows)}
+        if values.get("table") is not None:
+            values = {**values, "table": TableSchema.from_json(values["table"])}
         return cls(**values)
 
 
