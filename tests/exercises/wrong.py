@@ -170,11 +170,125 @@ def best_guess(k, s):
     ),
 }
 
+OPTIMISE = {
+    "similarity": (
+        "cosine_distance",
+        """
+def cosine_distance(candidate, observed):
+    a, b = (torch.cat([t.flatten() for t in g]) for g in (candidate, observed))
+    return a @ b / (a.norm() * b.norm())
+""",
+        "one minus it",
+    ),
+    "tensor by tensor": (
+        "cosine_distance",
+        """
+def cosine_distance(candidate, observed):
+    pairs = zip(candidate, observed, strict=True)
+    cosines = [torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in pairs]
+    return 1 - torch.stack(cosines).mean()
+""",
+        "all parameters are one vector",
+    ),
+    "signed": (
+        "total_variation",
+        """
+def total_variation(x):
+    down, across = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+    return down.flatten(1).mean(dim=1) + across.flatten(1).mean(dim=1)
+""",
+        "take absolute differences",
+    ),
+    "argmin of NaN": (
+        "choose",
+        "def choose(candidates, residuals):\n    return candidates[residuals.argmin()]\n",
+        "NaN is not small",
+    ),
+}
+
+SECURE_AGGREGATION = {
+    "everybody adds": (
+        "masked",
+        "def masked(value, me, masks, q):\n    return (value + sum(masks.values())) % q\n",
+        "nothing cancels",
+    ),
+    "division": (
+        "recover",
+        """
+def recover(shares, q):
+    total = 0
+    for i, share in shares.items():
+        for j in shares:
+            share = share * j / (j - i) if j != i else share
+        total += share
+    return total % q
+""",
+        "divide with pow",
+    ),
+    "nothing taken out": (
+        "unmask",
+        "def unmask(messages, lost, masks_of_lost, q):\n    return sum(messages.values()) % q\n",
+        "are still in",
+    ),
+    "one sign": (
+        "unmask",
+        """
+def unmask(messages, lost, masks_of_lost, q):
+    return (sum(messages.values()) - sum(masks_of_lost.values())) % q
+""",
+        "added their mask",
+    ),
+}
+
+BROKEN_DEFENSES = {
+    "positive": ("arrived", "def arrived(g):\n    return g > 0\n", "negative entries"),
+    "zeros count": (
+        "pixels",
+        "def pixels(dw, db):\n    return dw.T @ db / db.square().sum()\n",
+        "count as zeros",
+    ),
+    "upside down": (
+        "unclipped",
+        "def unclipped(update, true, clipped):\n    return update * clipped / true\n",
+        "the wrong way",
+    ),
+}
+
+TEXT_AND_TABLES = {
+    "each coordinate": (
+        "tokens_used",
+        "def tokens_used(g):\n    return g.nonzero()[:, 0].tolist()\n",
+        "once for each coordinate",
+    ),
+    "columns": (
+        "tokens_in_span",
+        """
+def tokens_in_span(table, gradient, length):
+    basis = torch.linalg.svd(gradient).Vh[:, :length].T
+    rest = (table - table @ basis.T @ basis).norm(dim=1) / table.norm(dim=1)
+    return (rest < 1e-6).nonzero().flatten().tolist()
+""",
+        "project on ROWS",
+    ),
+    "one value for all": (
+        "guess_accuracy",
+        """
+def guess_accuracy(table):
+    return float((table == table.flatten().mode().values).double().mean())
+""",
+        "its own most frequent value",
+    ),
+}
+
 WRONG = {
     "pointers": POINTERS,
     "tutorial": TUTORIAL,
     "one_image": ONE_IMAGE,
     "batch": BATCH,
+    "optimise": OPTIMISE,
     "averaging": AVERAGING,
+    "secure_aggregation": SECURE_AGGREGATION,
     "noise": NOISE,
+    "broken_defenses": BROKEN_DEFENSES,
+    "text_and_tables": TEXT_AND_TABLES,
 }
