@@ -1,4 +1,5 @@
-"""Any activation: the same attack through eight of them, and a map of what it searches.
+"""Any activation: the same attack through eight of them, and a map of what it searches
+====================================================================================
 
 The literature recovers batches through ReLU because its zeros betray which neurons were off. Nothing of
 that is needed. With three pictures the hyperplane on which all inputs lie is a plane, so the function that
@@ -34,6 +35,11 @@ DRAWN = ("ReLU", "GELU", "tanh", "sigmoid")
 BATCH = 16
 
 
+# %%
+# What the attack searches
+# ------------------------
+# A candidate's hidden vector must lie in the span of the second layer's gradient. The distance from it is a
+# function of the candidate, and with three pictures it can be drawn.
 def observe(
     activation: type[nn.Module], batch: int, generator: torch.Generator
 ) -> tuple[fedpriv.Observation, torch.Tensor, torch.Tensor]:
@@ -71,6 +77,10 @@ def landscape(activation: type[nn.Module], generator: torch.Generator) -> Landsc
     return Landscape(x=line + middle[0], y=line + middle[1], values=values.reshape(161, 161), truth=truth)
 
 
+# %%
+# Eight activations
+# -----------------
+# Nothing in the attack depends on which one it is, as long as it is not linear.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """Attack one batch through every activation, and draw four maps."""
     generator = torch.Generator().manual_seed(seed)
@@ -123,7 +133,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

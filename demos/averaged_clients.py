@@ -1,4 +1,5 @@
-"""The tutorial's own remedy, attacked: eight people, one averaged gradient, all of their digits come back.
+"""The tutorial's own remedy, attacked: eight people, one averaged gradient, all of their digits come back
+=======================================================================================================
 
 The tutorial ends with the advice to average the gradient across several people before the server sees it.
 Eight people hold four handwritten digits each. A trusted aggregator averages their gradients and the server
@@ -21,6 +22,11 @@ PEOPLE = 8
 EACH = 4
 
 
+# %%
+# Training and attack
+# -------------------
+# The transcript holds one update a round, sent by the aggregator. The attack treats it as what it is: the
+# gradient of everybody's samples together.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """One averaged gradient, the attack on a person, the attack on the average."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +98,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

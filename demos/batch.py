@@ -1,4 +1,5 @@
-"""A batch does not hide you: 64 digits and their labels out of one gradient, with certificates.
+"""A batch does not hide you: 64 digits and their labels out of one gradient, with certificates
+============================================================================================
 
 "The gradient is an average over the batch, so nobody can see my picture in it." Here is the gradient of one
 batch of 64 handwritten digits through a network with three linear layers, and the 64 digits that follow from
@@ -21,6 +22,10 @@ BATCH = 64
 WIDTH = 256
 
 
+# %%
+# Bob's batch
+# -----------
+# 64 digits. Their gray average is what most people expect a server to see.
 def bob(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """64 random handwritten digits with their labels."""
     images, labels = fedpriv.data.digits()
@@ -28,6 +33,11 @@ def bob(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     return images[chosen], labels[chosen]
 
 
+# %%
+# The attack
+# ----------
+# Input vectors lie in the span of the first layer's gradient, hidden vectors in that of the second. Only the
+# true samples satisfy both.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """One gradient, one attack, one picture."""
     generator = torch.Generator().manual_seed(seed)
@@ -93,7 +103,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

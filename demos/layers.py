@@ -1,4 +1,5 @@
-"""One image through a deep network, layer by layer: every layer gives up its input, as a system of equations.
+"""One image through a deep network, layer by layer: every layer gives up its input, as a system of equations
+==========================================================================================================
 
 Bob's picture passes three convolutions with sigmoids and one linear layer before a gradient leaves his
 machine: the very network on which gradient leakage was first shown. The server goes back from the loss. The
@@ -23,6 +24,10 @@ from attacks.exact.layers import LayerByLayerInversion, LayerReport, go_back, pe
 from fedpriv.victims import conv_small, lenet_dlg
 
 
+# %%
+# One gradient
+# ------------
+# The network of the DLG paper, and one with ReLUs and pooling.
 def bobs_round(model: torch.nn.Sequential, image: torch.Tensor, label: torch.Tensor) -> fedpriv.Observation:
     """What the server sees of one round: one gradient of one picture, in float32."""
     trainer = fedpriv.FederatedTrainer(
@@ -46,6 +51,10 @@ def rows_of(reports: tuple[LayerReport, ...]) -> list[dict[str, Any]]:
     ]
 
 
+# %%
+# Down, layer by layer
+# --------------------
+# Known above: what the layer put out and the signal that came back to it. Unknown: its input.
 def invert(name: str, image: torch.Tensor, generator: torch.Generator, out: Path) -> dict[str, Any]:
     """Attack one picture behind the sigmoid network."""
     model = lenet_dlg(tuple(image.shape[1:]), generator=generator)  # type: ignore[arg-type]
@@ -71,6 +80,10 @@ def invert(name: str, image: torch.Tensor, generator: torch.Generator, out: Path
     }
 
 
+# %%
+# Where it ends
+# -------------
+# A max pooling forgets where its values came from. The input of the last convolution is still determined.
 def peel(image: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
     """Attack the last convolution of the ReLU network, and compare with what really passed there."""
     model = conv_small(generator=generator)
@@ -161,7 +174,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

@@ -1,4 +1,5 @@
-"""Local steps do not hide you: a batch of faces out of parameters after ten steps of federated averaging.
+"""Local steps do not hide you: a batch of faces out of parameters after ten steps of federated averaging
+======================================================================================================
 
 "We never send gradients. Every client trains for a while and sends its parameters, and nobody can undo that."
 Bob takes up to ten full-batch steps on nine faces. The span of his pictures and their hyperplane stay
@@ -25,6 +26,11 @@ SHOWN = (10, 0.2)
 BEFORE, AFTER = "equations alone", "replay"
 
 
+# %%
+# Bob trains, the server replays
+# ------------------------------
+# The server sees parameters before and after. It knows the learning rate and how often Bob steps, for these
+# are rules of the training.
 def attack_once(
     data: tuple[torch.Tensor, torch.Tensor], steps: int, rate: float, seed: int
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -60,6 +66,10 @@ def attack_once(
     return row, pictures
 
 
+# %%
+# From two steps to ten
+# ---------------------
+# More steps and a larger learning rate move the hidden layers further from what the server sent.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """One batch, several numbers of steps and learning rates, two pictures."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,7 +142,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

@@ -1,4 +1,5 @@
-"""Noise: how the error of the best attack grows with it, and the limit that no unbiased attack passes.
+"""Noise: how the error of the best attack grows with it, and the limit that no unbiased attack passes
+===================================================================================================
 
 Bob answers three models with his gradient and adds Gaussian noise to every coordinate. The server knows the
 noise's size and that Bob has two points, and does maximum likelihood. For every noise level many draws are
@@ -26,6 +27,11 @@ CLIP_NORM = 100.0
 """Above every gradient here, so that clipping changes nothing and the noise alone is measured."""
 
 
+# %%
+# Bob and his answers
+# -------------------
+# Two points. The server chooses its models so that the answers say as much as possible; Bob adds noise to
+# every answer.
 def bob() -> tuple[torch.Tensor, torch.Tensor]:
     """Two points and their targets, in float64 so that rounding stays below the smallest noise."""
     inputs = torch.tensor([[0.2, 0.9], [0.7, 0.1]], dtype=torch.float64)
@@ -53,6 +59,11 @@ def observe(noise_std: float, generator: torch.Generator) -> list[fedpriv.Observ
     ]
 
 
+# %%
+# Many draws
+# ----------
+# One draw says little: the attack is repeated a hundred times at every level of noise, and the mean squared
+# error is compared with the bound.
 def measure(noise_std: float, generator: torch.Generator) -> dict[str, Any]:
     """Mean squared error per coordinate over many draws, with its standard error and the bound."""
     inputs, targets = bob()
@@ -129,7 +140,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

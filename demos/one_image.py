@@ -1,4 +1,5 @@
-"""One image from one gradient: divide the weight gradient of the first layer by its bias gradient.
+"""One image from one gradient: divide the weight gradient of the first layer by its bias gradient
+===============================================================================================
 
 Bob has one picture. He computes one gradient of a neural network with three linear layers and sends it. In
 the first layer every neuron's weight gradient is the picture times that neuron's bias gradient, so a division
@@ -17,6 +18,10 @@ import attacks
 import fedpriv
 
 
+# %%
+# Bob's pictures
+# --------------
+# A digit and a face, each one alone. The network has three linear layers and fresh weights.
 def victims(generator: torch.Generator) -> dict[str, tuple[torch.Tensor, torch.Tensor, int]]:
     """A random handwritten digit with its class, and a random face with the class "person 0 to 99"."""
     images, labels = fedpriv.data.digits()
@@ -28,6 +33,11 @@ def victims(generator: torch.Generator) -> dict[str, tuple[torch.Tensor, torch.T
     }
 
 
+# %%
+# The attack
+# ----------
+# The server has the model and the gradient. Everything that needs the truth (the score) happens afterwards,
+# in ``fedpriv.lab``.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """Train for one round, attack the gradient, draw."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +101,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

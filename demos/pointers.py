@@ -1,9 +1,9 @@
 """Pointers: one step of training on data that never leave Bob, message by message
 =================================================================================
 
-A pointer is a tensor whose values are elsewhere. Operations travel to the values, results stay where they were
-computed, and only what is asked for with ``.get()`` comes back. Here is one step of the PySyft tutorial's training,
-with what goes to Bob and what comes from him counted after every line.
+A pointer is a tensor whose values are elsewhere. Operations travel to the values, results stay where they
+were computed, and only what is asked for with ``.get()`` comes back. Here is one step of the PySyft
+tutorial's training, with what goes to Bob and what comes from him counted after every line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import fedpriv
 # %%
 # Counting
 # --------
-# A worker counts its messages and the bytes of values that reach and leave it. Addresses and names of operations
-# are not counted: they say nothing about the data.
+# A worker counts its messages and the bytes of values that reach and leave it. Addresses and names of
+# operations are not counted: they say nothing about the data.
 
 
 class Ledger:
@@ -44,8 +44,8 @@ class Ledger:
 # %%
 # One step of training
 # --------------------
-# Bob's points are private: they and all that is computed from them stay. The last line is the one that matters.
-# Without Bob's permission it is refused; training is only possible because he gives it.
+# Bob's points are private: they and all that is computed from them stay. The last line is the one that
+# matters. Without Bob's permission it is refused; training is only possible because he gives it.
 def step(seed: int) -> dict[str, Any]:
     """Send, predict, differentiate, step, and ask for the model."""
     x, y = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0], [0.0]])
@@ -103,9 +103,9 @@ def report(result: dict[str, Any]) -> str:
             "",
             f"refused: {result['refusal']}",
             "",
-            "Prediction, gradient and step happened at Bob: no value left him before the last line. The last line\n"
-            "is three numbers, two weights and a bias. Pointers keep the data in place; they do not say what those\n"
-            "three numbers tell about the data. `fedpriv demo tutorial` computes it.",
+            "Prediction, gradient and step happened at Bob: no value left him before the last line. What\n"
+            "leaves then is three numbers, two weights and a bias. Pointers keep the data in place; they do\n"
+            "not say what those three numbers tell about the data. `fedpriv demo tutorial` computes it.",
         ]
     )
 

@@ -1,4 +1,5 @@
-"""Come back tomorrow: a batch that one round protects and two rounds give away.
+"""Come back tomorrow: a batch that one round protects and two rounds give away
+============================================================================
 
 "My batch is large enough: the server has fewer equations than unknowns." That is true for one round. But Bob
 takes part again, with the same data, and the model has changed in between: every visit adds equations, and no
@@ -21,6 +22,10 @@ WIDTH = 64
 APART = 10  # rounds of training between two visits that the server keeps
 
 
+# %%
+# Two visits
+# ----------
+# Bob takes part again with the same data, after the model has been trained for some rounds on others.
 def visits(images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> list[Any]:
     """What the server saw of Bob in three rounds of an honest training, `APART` rounds from each other."""
     trainer = fedpriv.FederatedTrainer(
@@ -34,6 +39,10 @@ def visits(images: torch.Tensor, labels: torch.Tensor, generator: torch.Generato
     return trainer.run(rounds=2 * APART + 1).transcript.observations("bob")[::APART]
 
 
+# %%
+# One round, then two
+# -------------------
+# The attack is the same. Only the evidence grows.
 def attempt(
     seen: list[Any], images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[dict[str, Any], torch.Tensor | None]:
@@ -98,7 +107,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

@@ -1,4 +1,5 @@
-"""Rows of a table out of one gradient, and why "90 % of the cells" has to be read beside a guess.
+"""Rows of a table out of one gradient, and why "90 % of the cells" has to be read beside a guess
+==============================================================================================
 
 Passengers of the Titanic train a classifier together. From the gradient of one batch the server reconstructs
 who was aboard: class, sex, port, deck, relatives, age, fare. How the columns are encoded every client has to
@@ -171,7 +172,10 @@ def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if values.numel() else float("nan")
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

@@ -1,4 +1,5 @@
-"""Private sentences from one gradient: every word exact, until the batch has more words than the width.
+"""Private sentences from one gradient: every word exact, until the batch has more words than the width
+====================================================================================================
 
 Bob trains a small language model on his own sentences and sends one gradient. The server knows the model and
 its vocabulary, nothing of the sentences, not even how many there are. It tests which (word, position) pairs
@@ -25,6 +26,10 @@ WIDTHS = (32, 48, 64)
 SENTENCES = 4
 
 
+# %%
+# Bob's sentences, and the attack
+# -------------------------------
+# Which words, at which positions, and which belong together.
 def choose(text: list[str], count: int, generator: torch.Generator) -> list[str]:
     """That many random sentences."""
     return [text[i] for i in torch.randperm(len(text), generator=generator)[:count].tolist()]
@@ -66,6 +71,11 @@ def of_length(text: list[str], tokens: int) -> list[str]:
     return chosen
 
 
+# %%
+# Where it ends
+# -------------
+# The span has as many dimensions as the width. When the batch has more words than that, every word passes the
+# test.
 def growing_batch(
     text: list[str], tokenizer: Tokenizer, width: int, generator: torch.Generator
 ) -> dict[str, list[float]]:
@@ -109,6 +119,10 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> Path:
     return path
 
 
+# %%
+# All of it
+# ---------
+# Sentences first, then curves over the number of words.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """Recover a few sentences, then let the batch grow beyond the width."""
     generator = torch.Generator().manual_seed(seed)
@@ -176,7 +190,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)
