@@ -6,7 +6,7 @@ the imports and proves it.
 
 from __future__ import annotations
 
-from attacks import labels, malicious
+from attacks import adaptive, labels, malicious
 from attacks.base import Attack, Claim, NotIdentifiable, Reconstruction
 from attacks.exact.consistency import ConsistencyPeeling, Features, features
 from attacks.exact.dager import TokenSpanInversion
@@ -18,9 +18,11 @@ from attacks.exact.sparse import SparseBatchInversion
 from attacks.front import reconstruct
 from attacks.identify import Applicability, Identifiability, identifiability
 from attacks.matching.dlg import DLG
+from attacks.matching.fedavg import FedAvgInversion
 from attacks.matching.gradinversion import GradInversion
 from attacks.matching.idlg import IDLG
 from attacks.matching.inverting_gradients import InvertingGradients
+from attacks.matching.tableak import TabLeak
 from attacks.matching.tag import TagInversion
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Claim",
     "ConsistencyPeeling",
     "Features",
+    "FedAvgInversion",
     "FirstLayerInversion",
     "GradInversion",
     "Identifiability",
@@ -41,8 +44,10 @@ __all__ = [
     "NotIdentifiable",
     "Reconstruction",
     "SparseBatchInversion",
+    "TabLeak",
     "TagInversion",
     "TokenSpanInversion",
+    "adaptive",
     "features",
     "identifiability",
     "labels",

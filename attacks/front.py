@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from attacks.base import NotIdentifiable, Reconstruction, as_evidence, check_time_budget
+from attacks.adaptive import for_mechanisms, see_through
+from attacks.base import (
+    Attack,
+    NotIdentifiable,
+    Observations,
+    Reconstruction,
+    as_evidence,
+    check_time_budget,
+)
 from attacks.identify import ATTACKS
 from fedpriv.wire import Observation, Transcript
+from fedpriv.wire.mechanisms import Sparsified
 
 
 def reconstruct(
@@ -22,6 +32,12 @@ def reconstruct(
 
     Every attack that applies is tried, cheapest first, until one returns a certificate; without one, the
     reconstruction with the smallest residual is returned.
+
+    Where ``Knowledge.mechanisms`` declares defenses, the attacks that know them (`attacks.adaptive`) come
+    first, and the others are tried only if none of these has an answer: behind a defense the plain residual
+    says little, since wrong data may explain a changed update better than the true ones. For pruned updates
+    residual and certificate are about the numbers that arrived; behind all other defenses the residual
+    compares with an update without defense, and the notes say what is left where the comparison is fair.
 
     Parameters
     ----------
@@ -62,26 +78,59 @@ def reconstruct(
     if client not in (None, sender):
         raise ValueError(f"client must be {sender!r}, who sent this evidence, or left out, got {client!r}")
     generator = generator or torch.Generator().manual_seed(0)
-    found: list[Reconstruction] = []
-    refusals: list[str] = []
-    determined: dict[str, torch.Tensor] = {}
-    for attack in ATTACKS:
-        remaining = time_budget - (time.perf_counter() - start)
-        if remaining <= 0:
-            refusals.append(f"{attack.name}: no time left of {time_budget} s")
-            continue
-        try:
-            result = attack()(observations, generator=generator, time_budget=remaining)
-        except NotIdentifiable as refusal:
-            refusals.append(str(refusal))
-            determined.update(refusal.determined)
-            continue
-        if bool(result.certified.all()):
-            return result
-        found.append(result)
+    trial = _Trial(generator=generator, deadline=start + time_budget, budget=time_budget)
+    found = trial.run(for_mechanisms(observations), observations, _what_arrived)
+    found = found or trial.run([attack() for attack in ATTACKS], observations)
     if not found:
-        raise NotIdentifiable("the data cannot be recovered; " + "; ".join(refusals), determined)
-    return min(found, key=lambda r: (r.residual != r.residual, r.residual))
+        message = "the data cannot be recovered; " + "; ".join(trial.refusals)
+        raise NotIdentifiable(message, trial.determined)
+    return min(found, key=lambda r: (not bool(r.certified.all()), r.residual != r.residual, r.residual))
+
+
+@dataclass(kw_only=True)
+class _Trial:
+    """The attacks tried so far under one time budget, and why they refused."""
+
+    generator: torch.Generator
+    deadline: float
+    budget: float
+    refusals: list[str] = field(default_factory=list)
+    determined: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def run(
+        self,
+        tried: Sequence[Attack],
+        observations: Observations,
+        view: Callable[[Observations], Observations] = lambda seen: seen,
+    ) -> list[Reconstruction]:
+        """What the attacks find in ``view(observations)``, up to the first with all certificates."""
+        found: list[Reconstruction] = []
+        for attack in tried:
+            remaining = self.deadline - time.perf_counter()
+            if remaining <= 0:
+                self.refusals.append(f"{attack.name}: no time left of {self.budget} s")
+                continue
+            try:
+                seen = view(observations)
+                result = attack(seen, generator=self.generator, time_budget=remaining)
+            except NotIdentifiable as refusal:
+                self.refusals.append(str(refusal))
+                self.determined.update(refusal.determined)
+                continue
+            if seen is not observations:
+                result = replace(result, notes=(*result.notes, _ARRIVED))
+            found.append(result)
+            if bool(result.certified.all()):
+                break
+        return found
+
+
+_ARRIVED = "residual and certificate are about the numbers that arrived"
+
+
+def _what_arrived(observations: Observations) -> Observations:
+    """Pruned evidence without its zeros, so that replays are compared on what arrived; any other as it is."""
+    return see_through(observations) if observations[0].knowledge.applied(Sparsified) else observations
 
 
 def _of_client(transcript: Transcript, client: str | None) -> list[Observation]:

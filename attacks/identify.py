@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attacks.adaptive.choose import for_mechanisms
 from attacks.base import Attack, NotIdentifiable, as_evidence
 from attacks.exact.consistency import ConsistencyPeeling
 from attacks.exact.consistency.approach import solvable
@@ -20,8 +21,10 @@ from attacks.exact.local_steps.change import first_layer
 from attacks.exact.moments import Span
 from attacks.exact.regression import MomentInversion
 from attacks.exact.sparse import SparseBatchInversion
+from attacks.matching.fedavg import FedAvgInversion
 from attacks.matching.idlg import IDLG
 from attacks.matching.inverting_gradients import InvertingGradients
+from attacks.matching.tableak import TabLeak
 from attacks.threads import one_thread
 from fedpriv.wire import Observation
 
@@ -33,10 +36,12 @@ ATTACKS: tuple[type[Attack], ...] = (
     LocalStepsInversion,
     LayerByLayerInversion,
     TokenSpanInversion,
+    TabLeak,
     IDLG,
     InvertingGradients,
+    FedAvgInversion,
 )
-"""The attacks that `attacks.reconstruct` tries, in this order."""
+"""The plain attacks that `attacks.reconstruct` tries, in this order; `attacks.adaptive` has the informed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,7 @@ class Identifiability:
     verdict : str
         What can be recovered and why, in one or two sentences.
     attacks : tuple of Applicability
+        Those that know the declared defenses first, then all others.
     """
 
     rank: int | None
@@ -116,11 +122,17 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
     (1, 'first-layer inversion', True)
     """
     evidence = as_evidence(observations)
-    attacks = tuple(Applicability(attack=a, reason=a().why_not(evidence)) for a in ATTACKS)
-    usable = {a.attack for a in attacks if a.applies}
+    plain = tuple(Applicability(attack=a, reason=a().why_not(evidence)) for a in ATTACKS)
+    informed = tuple(
+        Applicability(attack=type(a), reason=a.why_not(evidence)) for a in for_mechanisms(evidence)
+    )
+    attacks = informed + plain
+    told = told_count(evidence)
+    if chosen := next((a.attack for a in informed if a.applies), None):
+        return _behind_a_defense(evidence, chosen, attacks, told)
+    usable = {a.attack for a in plain if a.applies}
     if MomentInversion in usable and (len(evidence) > 1 or FirstLayerInversion not in usable):
         return _of_regression(evidence, attacks)
-    told = told_count(evidence)
     if FirstLayerInversion in usable:
         noisy = any(o.knowledge.noise_std > 0 for o in evidence)
         verdict = (
@@ -150,7 +162,7 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
     for entry in attacks:
         if entry.applies:
             purpose = (entry.attack.__doc__ or "").strip().partition("\n")[0]
-            verdict = f"{entry.attack.name.capitalize()} can be tried: {purpose}"
+            verdict = f"{entry.attack.name[:1].upper()}{entry.attack.name[1:]} can be tried: {purpose}"
             break
     return Identifiability(
         rank=rank,
@@ -158,6 +170,21 @@ def identifiability(observations: Observation | Sequence[Observation]) -> Identi
         max_samples=told,
         verdict=verdict,
         attacks=attacks,
+    )
+
+
+def _behind_a_defense(
+    evidence: tuple[Observation, ...],
+    chosen: type[Attack],
+    attacks: tuple[Applicability, ...],
+    told: int | None,
+) -> Identifiability:
+    """What the attack that knows the declared defenses is for; ranks of a changed update would mislead."""
+    defenses = sorted({type(m).__name__ for o in evidence for m in o.knowledge.mechanisms})
+    purpose = (chosen.__doc__ or "").strip().partition("\n")[0]
+    verdict = f"Behind {', '.join(defenses)}, {chosen.name} can be tried: {purpose}"
+    return Identifiability(
+        rank=None, min_samples=told or 1, max_samples=told, verdict=verdict, attacks=attacks
     )
 
 

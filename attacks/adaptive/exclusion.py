@@ -155,7 +155,9 @@ def _claim(observation: Observation, attack: Attack, found: Reconstruction) -> C
     if len(found.inputs) == 1 and not found.residual <= EXPLAINED:
         with contextlib.suppress(ValueError):
             targets = idlg(observation)
-    return Claim(inputs=found.inputs, targets=targets, notes=(note,))
+    # No certificate on the true numbers, hence none on all of them.
+    assumed = None if bool(found.certified.any()) else f"{attack.name} gave none on what was left intact"
+    return Claim(inputs=found.inputs, targets=targets, notes=(note,), assumed=assumed)
 
 
 def intact(observation: Observation) -> Observation:

@@ -28,9 +28,13 @@ from attacks.adaptive.rows import Fit, Rows, best_rank_one, fit_rows, rows_of_al
 from attacks.base import Attack, Claim, Observations
 from attacks.exact.count import told_count
 from attacks.labels import recover_targets
+from attacks.rounding import per_gradient, stored_rounding
+from fedpriv.wire import Observation
 from fedpriv.wire.mechanisms import Clipped, Noised, PerSampleClipped
 
 _REPEATS = 12
+_SPREAD = 1.5
+"""How far above its expectation the largest singular value of the noise may lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,12 @@ class NoisyInversion(Attack):
         if told is not None and told > 1:
             return f"the update mixes {told} samples"
         try:
-            rows_of_all(observations)
+            rows = rows_of_all(observations)
         except ValueError as error:
             return str(error)
+        values = torch.linalg.svdvals(rows.values)
+        if len(values) > 1 and float(values[1]) > _SPREAD * _largest_of_noise(observations[0], rows):
+            return "the noise does not explain a second singular value of the first layer: several samples"
         return None
 
     def run(self, observations: Observations, *, generator: torch.Generator, deadline: float) -> Claim:
@@ -98,6 +105,12 @@ class NoisyInversion(Attack):
             deadline=deadline,
         )
         return Claim(inputs=point.reshape(1, *rows.shape), targets=targets, notes=notes)
+
+
+def _largest_of_noise(observation: Observation, rows: Rows) -> float:
+    """About the largest singular value that rounding and noise have in a matrix of this shape."""
+    noise = observation.knowledge.noise_std / per_gradient(observation)
+    return stored_rounding(observation) + noise * sum(math.sqrt(size) for size in rows.values.shape)
 
 
 def _equal(predicted: Tensor, observed: Tensor) -> Tensor:  # noqa: ARG001 (the interface)

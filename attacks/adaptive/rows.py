@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from attacks.adaptive.evidence import arrived
+from attacks.base import NotIdentifiable
+from attacks.exact.count import told_count
 from attacks.exact.first_layer import first_layer_gradient
 from attacks.replay import input_layer, parameter_name
 from fedpriv.wire import Observation
@@ -49,10 +51,14 @@ def rows_of(observation: Observation) -> Rows:
     Raises
     ------
     NotIdentifiable
-        If there is no first linear layer with a bias, or it is frozen.
+        If there is no first linear layer with a bias, it is frozen, or it has a single neuron.
     """
     observation, masks = arrived(observation)
     weight, bias, shape = first_layer_gradient(observation)
+    if len(bias) == 1 and told_count((observation,)) is None:
+        raise NotIdentifiable(
+            "the first layer has one neuron, whose gradient mixes any number of samples without a trace"
+        )
     found = input_layer(observation)
     assert not isinstance(found, str)  # first_layer_gradient refuses that
     parts = [masks[parameter_name(found[0], kind)] for kind in ("weight", "bias")]

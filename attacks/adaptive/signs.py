@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.adaptive.activations import relu_pair
+from attacks.adaptive.center import center, smallest_range
 from attacks.adaptive.directions import ranked_labels
 from attacks.adaptive.evidence import beside
 from attacks.base import Attack, Claim, Observations
@@ -30,8 +31,8 @@ from attacks.replay import parameter_name
 from fedpriv.wire import Observation
 from fedpriv.wire.mechanisms import Clipped, SignOnly
 
-_NEWTON_STEPS = 60
-_TIGHTENINGS = 12
+_MARGIN = 2**0.5
+"""An unknown range is the smallest possible one times this: the center of that one hugs its border."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,10 @@ class SignInversion(Attack):
 
     Parameters
     ----------
-    low, high : float, default -10.0, 10.0
-        The range of valid inputs; give the true one where it is public, such as 0 and 1 for pixels.
+    low, high : float, optional
+        The range of valid inputs; give the true one where it is public, such as 0 and 1 for pixels. If not
+        given, that of ``Knowledge.input_values``, and without those sqrt(2) times the smallest range around
+        zero that holds a point on the right side of every plane.
 
     Examples
     --------
@@ -57,15 +60,19 @@ class SignInversion(Attack):
     (True, tensor([1]))
     """
 
-    low: float = -10.0
-    high: float = 10.0
+    low: float | None = None
+    high: float | None = None
     name: ClassVar[str] = "center of the sign constraints"
     citation: ClassVar[str] = "fedpriv's own: one-bit compressed sensing with the neurons of a ReLU layer"
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not -1e6 < self.low < self.high < 1e6:
-            raise ValueError(f"low must be below high, both finite, got {self.low} and {self.high}")
+        if self.low is None and self.high is None:
+            return
+        if self.low is None or self.high is None or not -1e6 < self.low < self.high < 1e6:
+            raise ValueError(
+                f"low must be below high, both finite, or both left out, got {self.low} and {self.high}"
+            )
 
     def why_not(self, observations: Observations) -> str | None:
         """See `Attack.why_not`."""
@@ -93,14 +100,26 @@ class SignInversion(Attack):
         signs = torch.sign(bias @ weight)
         planes = [planes_of(o) for o in observations]
         normals, offsets = (torch.cat(parts) for parts in zip(*planes, strict=True))
-        x = center(normals, offsets, signs, low=self.low, high=self.high)
+        low, high = self._range(observations[0], normals, offsets, signs)
+        x = center(normals, offsets, signs, low=low, high=high)
         inputs = x.reshape(1, *shape)
         ranked = _ranked(observations, inputs)
         note = (
             f"{len(normals)} halfspaces from {len(observations)} round(s) and the signs of "
-            f"{len(signs)} coordinates, {int((signs == 0).sum())} of them zero: an estimate, not a solution"
+            f"{len(signs)} coordinates, {int((signs == 0).sum())} of them zero, in the range {low:.3g} to "
+            f"{high:.3g}: an estimate, not a solution"
         )
         return Claim(inputs=inputs, targets=ranked, notes=(note,))
+
+    def _range(
+        self, observation: Observation, normals: Tensor, offsets: Tensor, signs: Tensor
+    ) -> tuple[float, float]:
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if (values := observation.knowledge.input_values) is not None:
+            return min(values), max(values)
+        high = _MARGIN * smallest_range(normals, offsets, signs)
+        return -high, high
 
 
 def planes_of(observation: Observation) -> tuple[Tensor, Tensor]:
@@ -120,73 +139,6 @@ def planes_of(observation: Observation) -> tuple[Tensor, Tensor]:
     w = observation.state[parameter_name(name, "weight")].double()
     b = observation.state[parameter_name(name, "bias")].double()
     return side[:, None] * w, side * b
-
-
-def center(normals: Tensor, offsets: Tensor, signs: Tensor, *, low: float, high: float) -> Tensor:
-    """The analytic center of the points that satisfy all inequalities, (d,).
-
-    Parameters
-    ----------
-    normals, offsets : Tensor of shape (k, d), (k,)
-        ``normals @ x + offsets > 0``.
-    signs : Tensor of shape (d,)
-        -1, 0 or 1; a zero fixes the coordinate at zero.
-    low, high : float
-        The box.
-
-    Examples
-    --------
-    >>> center(torch.tensor([[1.0], [-1.0]]), torch.tensor([-0.2, 0.4]), torch.ones(1), low=0.0, high=1.0)
-    tensor([0.3089], dtype=torch.float64)
-    """
-    free = (signs != 0).nonzero().reshape(-1)
-    lower = torch.where(signs > 0, max(low, 0.0), low)[free].double()
-    upper = torch.where(signs < 0, min(high, 0.0), high)[free].double()
-    unit = torch.eye(len(free), dtype=torch.float64)
-    a = torch.cat([normals.double()[:, free], unit, -unit])
-    b = torch.cat([offsets.double(), -lower, upper])
-    length = a.norm(dim=1)
-    a, b = a[length > 0] / length[length > 0, None], b[length > 0] / length[length > 0]
-    x = torch.zeros(len(signs), dtype=torch.float64)
-    x[free] = _newton(a, b, _inside(a, b, (lower + upper) / 2))
-    return x
-
-
-def _inside(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """A point with all of ``a x + b`` positive, or the one with the largest smallest entry if there is none.
-
-    Phase one of the barrier method (Boyd and Vandenberghe, Convex Optimization, section 11.4): raise s in
-    ``a x + b - s > 0`` along the central path until it is positive.
-    """
-    slack = float((a @ x + b).min())
-    if slack > 0:
-        return x
-    wide = torch.cat([a, -torch.ones(len(a), 1, dtype=a.dtype)], dim=1)
-    point = torch.cat([x, torch.tensor([slack - 1.0], dtype=a.dtype)])
-    pull = torch.zeros_like(point)
-    pull[-1] = -len(a) / max(1.0, -slack)
-    for _ in range(_TIGHTENINGS):
-        point = _newton(wide, b, point, pull)
-        if float(point[-1]) > 0:
-            break
-        pull = 4 * pull
-    return point[:-1]
-
-
-def _newton(a: Tensor, b: Tensor, x: Tensor, pull: Tensor | None = None) -> Tensor:
-    """Newton's method on ``pull x - sum log(a x + b)`` from inside; a start outside is returned."""
-    if float((a @ x + b).min()) <= 0:
-        return x
-    for _ in range(_NEWTON_STEPS):
-        scaled = a / (a @ x + b)[:, None]
-        gradient = -scaled.sum(0) if pull is None else pull - scaled.sum(0)
-        step = -torch.linalg.lstsq(scaled.T @ scaled, gradient[:, None]).solution[:, 0]
-        decrement = float(-gradient @ step)
-        size = 1.0 if decrement < 0.25 else 1.0 / (1.0 + decrement**0.5)  # stays inside (Nesterov)
-        x = x + size * step
-        if decrement < 1e-10:
-            break
-    return x
 
 
 def _ranked(observations: Observations, inputs: Tensor) -> Tensor | None:

@@ -33,7 +33,7 @@ def why_no_match(observation: Observation) -> str | None:
         problem = Problem.of(observation)
     except ValueError as refusal:
         return str(refusal)
-    return why_not_linear(observation) or _why_not_probed(problem) or _why_not_rank(problem)
+    return why_not_linear(observation) or why_not_probed(problem) or _why_not_rank(problem)
 
 
 def why_not_linear(observation: Observation) -> str | None:
@@ -47,7 +47,7 @@ def why_not_linear(observation: Observation) -> str | None:
     return None
 
 
-def _why_not_probed(problem: Problem) -> str | None:
+def why_not_probed(problem: Problem) -> str | None:
     """Run the model once on random inputs and look at what comes back."""
     shape = (problem.num_samples, *problem.input_shape)
     probe = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -161,7 +161,7 @@ def laplace_epsilon(*, noise_multiplier: float, rounds: int = 1, delta: float = 
     .. [1] C. Dwork, F. McSherry, K. Nissim, A. Smith, "Calibrating noise to sensitivity in private data
        analysis", TCC 2006
     .. [2] P. Kairouz, S. Oh, P. Viswanath, "The composition theorem for differential privacy", ICML 2015,
-       https://arxiv.org/abs/1311.0776
+       Theorem 3.3, https://arxiv.org/abs/1311.0776
 
     Examples
     --------

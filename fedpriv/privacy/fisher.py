@@ -149,7 +149,7 @@ def fisher_leakage_estimate(
     References
     ----------
     .. [1] C. Guo, B. Karrer, K. Chaudhuri, L. van der Maaten, "Bounding training data reconstruction in
-       private (deep) learning", ICML 2022, section 4, https://arxiv.org/abs/2201.12383
+       private (deep) learning", ICML 2022, https://arxiv.org/abs/2201.12383
     """
     _check_effort(probes, 1, 0.5)
     fisher, size, unknowns, _ = _fisher(observation, inputs, targets, noise_std, clip_norm)

@@ -37,8 +37,8 @@ def membership_advantage(*, epsilon: float, delta: float = 0.0) -> float:
 
     References
     ----------
-    .. [1] P. Kairouz, S. Oh, P. Viswanath, "The composition theorem for differential privacy", ICML 2015,
-       Theorem 2.1 (the region of error rates), https://arxiv.org/abs/1311.0776
+    .. [1] P. Kairouz, S. Oh, P. Viswanath, "The composition theorem for differential privacy", ICML 2015
+       (the region of error rates), https://arxiv.org/abs/1311.0776
     .. [2] T. Humphries et al., "Investigating membership inference attacks under data dependencies", CSF
        2023, https://arxiv.org/abs/2010.12112
 

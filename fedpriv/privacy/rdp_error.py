@@ -44,7 +44,7 @@ def rdp_error_bound(*, rdp_epsilon: float, data_range: float | torch.Tensor = 1.
     References
     ----------
     .. [1] C. Guo, B. Karrer, K. Chaudhuri, L. van der Maaten, "Bounding training data reconstruction in
-       private (deep) learning", ICML 2022, Theorem 1, https://arxiv.org/abs/2201.12383
+       private (deep) learning", ICML 2022, https://arxiv.org/abs/2201.12383
 
     Examples
     --------

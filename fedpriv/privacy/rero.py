@@ -98,7 +98,7 @@ def rero_bound_dp(*, prior_success: float, epsilon: float, delta: float = 0.0) -
     """Largest success probability of any attack on any (epsilon, delta)-private mechanism.
 
     ``min(e^epsilon kappa + delta, 1 - e^-epsilon (1 - delta - kappa))``. The first term for delta = 0 is
-    Theorem 3 of [1]_ as we read it; the second is the same inequality for the failure. Both can be attained.
+    the bound of [1]_; the second is the same inequality for the failure. Both can be attained.
 
     Parameters
     ----------

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linprog
 
 import attacks
 import fedpriv
 from attacks.adaptive import NoisyInversion, QuantizedInversion, SignInversion
-from attacks.adaptive.signs import center
+from attacks.adaptive.center import center, smallest_range
 from fedpriv.defenses import DPSGD, GaussianNoise, LaplaceNoise, SignSGD, StochasticQuantization
 from tests.attacks.adaptive.scenes import FEW, SEEDS, digits, mlp, psnr, seen_of
 from tests.attacks.scenes import seeded
@@ -104,6 +107,64 @@ def test_one_bit_a_number_gives_the_digit(seed):
     found = attack(seen)
     assert torch.equal(found.targets, y)
     assert not found.certified.any()
+
+
+def test_the_smallest_range_holds_a_point_and_grows_with_the_data():
+    """Against linear programming: the least maximum norm of a point in the polytope."""
+    draw = torch.Generator().manual_seed(40)
+    x = torch.rand(6, generator=draw).double()
+    normals, offsets = (torch.randn(size, generator=draw).double() for size in ((30, 6), (30,)))
+    side = torch.sign(normals @ x + offsets)[:, None]
+    normals, offsets, signs = side * normals, side[:, 0] * offsets, torch.ones(6)
+    # min r subject to normals x + offsets >= 0 and 0 <= x <= r
+    bound = torch.cat([torch.eye(6), -torch.ones(6, 1)], 1).double()
+    rows = torch.cat([torch.cat([-normals, torch.zeros(30, 1)], 1), bound])
+    solved = linprog([0] * 6 + [1], rows.numpy(), torch.cat([offsets, torch.zeros(6)]).numpy())
+    found = smallest_range(normals, offsets, signs)
+    assert 0.999 * solved.fun <= found <= 1.06 * solved.fun
+    assert smallest_range(normals, 7 * offsets, signs) == pytest.approx(7 * found, rel=0.06)
+
+
+def test_the_declared_values_are_the_range_of_the_signs():
+    x, y = digits(1, seed=40)
+    seen = seen_of(mlp(256, 64, seed=40), x, y, [SignSGD()], seed=40)
+    declared = [
+        fedpriv.Observation(
+            o.model, o.update, o.loss_fn, dataclasses.replace(o.knowledge, input_values=(0, 1)), state=o.state
+        )
+        for o in seen
+    ]
+    known = SignInversion(low=0.0, high=1.0)(seen)
+    torch.testing.assert_close(SignInversion()(declared).inputs, known.inputs)
+    assert psnr(SignInversion(), seen, x) > 10  # a guess has 8 to 9
+    with pytest.raises(ValueError, match="both finite, or both left out, got 0 and None"):
+        SignInversion(low=0)
+
+
+def test_a_batch_under_noise_is_refused():
+    x, y = digits(4, seed=40)
+    noise = GaussianNoise(clip_norm=1.0, noise_multiplier=1e-3)
+    seen = seen_of(mlp(128, seed=40), x, y, [noise], seed=40)
+    with pytest.raises(attacks.NotIdentifiable, match="second singular value"):
+        NoisyInversion()(seen)
+
+
+def test_one_neuron_mixes_samples_without_a_trace():
+    seen = seen_of_the_tutorial()
+    with pytest.raises(attacks.NotIdentifiable, match="has one neuron"):
+        NoisyInversion()(seen)
+
+
+def seen_of_the_tutorial():
+    x, y = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0], [0.0]])
+    trainer = fedpriv.FederatedTrainer(
+        fedpriv.models.linear(2),
+        fedpriv.losses.squared_error,
+        {"bob": (x, y)},
+        lr=0.1,
+        defenses=[GaussianNoise(clip_norm=1.0, noise_multiplier=1e-3)],
+    )
+    return trainer.run(rounds=2).transcript.observations("bob")
 
 
 def test_signs_without_relu_are_refused():
