@@ -17,6 +17,7 @@ from attacks.exact.regression import MomentInversion
 from attacks.exact.sparse import SparseBatchInversion
 from attacks.front import reconstruct
 from attacks.identify import Applicability, Identifiability, identifiability
+from attacks.matching.blocks import BlockwiseInversion
 from attacks.matching.dlg import DLG
 from attacks.matching.fedavg import FedAvgInversion
 from attacks.matching.gradinversion import GradInversion
@@ -30,6 +31,7 @@ __all__ = [
     "IDLG",
     "Applicability",
     "Attack",
+    "BlockwiseInversion",
     "Claim",
     "ConsistencyPeeling",
     "Features",

@@ -21,6 +21,7 @@ from attacks.exact.local_steps.change import first_layer
 from attacks.exact.moments import Span
 from attacks.exact.regression import MomentInversion
 from attacks.exact.sparse import SparseBatchInversion
+from attacks.matching.blocks import BlockwiseInversion
 from attacks.matching.fedavg import FedAvgInversion
 from attacks.matching.idlg import IDLG
 from attacks.matching.inverting_gradients import InvertingGradients
@@ -36,6 +37,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     LocalStepsInversion,
     LayerByLayerInversion,
     TokenSpanInversion,
+    BlockwiseInversion,
     TabLeak,
     IDLG,
     InvertingGradients,

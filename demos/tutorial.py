@@ -17,6 +17,7 @@ import torch
 import attacks
 import fedpriv
 
+TAKES = "5 s"
 ROUNDS = 6
 EXACT = 1e-3
 """The largest error of a coordinate at which we call a point restored."""

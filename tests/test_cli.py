@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click.shell_completion
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fedpriv.cli import main, output, scripts
+from fedpriv.cli.app import app
 from fedpriv.wire import Exchange, Knowledge, Observation, Transcript, Update
 
 DEMO = '''"""Counts the seed.
@@ -22,6 +24,8 @@ DEMO = '''"""Counts the seed.
 More words.
 """
 import torch
+
+TAKES = "5 s"
 
 def main(out, *, seed=0):
     print("noise on the way")
@@ -104,11 +108,11 @@ class TestDemo:
 
     @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--list"], ["demo", "seed", "--list"]])
     def test_list_shows_titles_without_running_anything(self, run, arguments):
-        assert run(*arguments) == (0, "other  Another demo.\nseed   Counts the seed.\n", "")
+        assert run(*arguments) == (0, "other         Another demo.\nseed     5 s  Counts the seed.\n", "")
 
     def test_list_as_json(self, run):
         demos = json.loads(run("demo", "--list", "--json")[1])["demos"]
-        assert demos[1] == {"name": "seed", "title": "Counts the seed."}
+        assert demos[1] == {"name": "seed", "title": "Counts the seed.", "takes": "5 s"}
 
     def test_an_unknown_name_lists_what_exists_and_suggests(self, run):
         code, out, err = run("demo", "sed")
@@ -266,6 +270,16 @@ def test_help_teaches_by_example(run, command):
     assert all(line.split()[1] in (command or ["demo", "COMMAND"]) for line in examples)
 
 
+@pytest.mark.parametrize(
+    ("command", "beginning", "expected"),
+    [(["demo"], "tut", "tutorial"), (["bench"], "ex", "exact"), (["exercise", "check"], "one", "one_image")],
+)
+def test_the_shell_completes_names(command, beginning, expected):
+    completer = click.shell_completion.ShellComplete(app, {}, "fedpriv", "_FEDPRIV_COMPLETE")
+    found = [item.value for item in completer.get_completions(command, beginning)]
+    assert found == [expected]
+
+
 def test_alone_it_shows_its_help(run):
     code, out, _ = run()
     assert (code, "Start here:" in out) == (0, True)
@@ -276,7 +290,8 @@ def test_python_dash_m_and_interrupt(tmp_path):
     folder = tmp_path / "demos"
     folder.mkdir()
     body = 'print("now", flush=True)\n    time.sleep(60)'
-    (folder / "wait.py").write_text(f'"""Waits."""\nimport time\n\ndef main(out, *, seed=0):\n    {body}\n\nreport = str\n')
+    script = f'"""Waits."""\nimport time\n\ndef main(out, *, seed=0):\n    {body}\n\nreport = str\n'
+    (folder / "wait.py").write_text(script)
     code = (
         "import pathlib, runpy, sys; from fedpriv.cli import scripts; "
         f"scripts._PACKAGE = pathlib.Path({str(tmp_path / 'fedpriv')!r}); "

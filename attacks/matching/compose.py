@@ -14,6 +14,7 @@ from attacks.exact.consistency.backward import takes_classes
 from attacks.labels import label_counts
 from attacks.matching.check import why_no_match
 from attacks.matching.gauss_newton import GaussNewton
+from attacks.matching.preconditioner import Preconditioner
 from attacks.matching.problem import SMALL_MODEL, Problem
 from attacks.matching.unknowns import Unknowns
 from attacks.replay import compared_names, own_randomness
@@ -101,7 +102,13 @@ def refine(
 
     # The client's own arithmetic leaves about this much.
     epsilon = max(torch.finfo(problem.observation.update.tensors[n].dtype).eps for n in problem.names)
-    result = (gauss_newton or GaussNewton())(residual, point, enough=16 * epsilon**2, deadline=deadline)
+    result = (gauss_newton or GaussNewton())(
+        residual,
+        point,
+        enough=16 * epsilon**2,
+        deadline=deadline,
+        precondition=Preconditioner(problem=problem, unknowns=unknowns),
+    )
     return result.point, result.value
 
 

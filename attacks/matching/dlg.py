@@ -107,14 +107,22 @@ class DLG(MatchingAttack):
         )
 
     def _search(
-        self, problem: Problem, unknowns: Unknowns, generator: torch.Generator, deadline: float
+        self,
+        problem: Problem,
+        unknowns: Unknowns,
+        generator: torch.Generator,
+        deadline: float,
+        *,
+        steps: int | None = None,
+        resume: Search | None = None,
     ) -> Search:
         return search(
             Energy(problem=problem, unknowns=unknowns, objective=SquaredError()),
             unknowns.draw(self.starts, generator, scale=self.scale, like=problem.observed[0]),
             optimizer=LBFGS(history=self.history),
             rate=0.1,
-            steps=self.steps,
+            steps=steps or self.steps,
+            resume=resume,
             halving=Halving(at=(0.1, 0.2, 0.4)),
             enough=1e-10,
             deadline=deadline,

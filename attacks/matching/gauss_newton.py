@@ -18,9 +18,13 @@ from torch import Tensor
 NEARLY = 1e3
 """Below this many times the value that is enough, a step that gains little is the last."""
 _TIGHTEST = 1e-4
+_MANY = 16  # more inner iterations than a share of 1 / 16 of the unknowns are worth a preconditioner
 
 Residual = Callable[[Tensor], Tensor]
 """From a point (N,) to what is left of the equations (M,), differentiable twice."""
+Solve = Callable[[Tensor], Tensor]
+Precondition = Callable[[Tensor, float, float], Solve | None]
+"""From a point (N,), a shift and a deadline to about the inverse of ``J^T J + shift``, or None."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,11 +70,17 @@ class GaussNewton:
     most_inner: int = 2000
 
     def __call__(
-        self, residual: Residual, point: Tensor, *, enough: float = 0.0, deadline: float = float("inf")
+        self,
+        residual: Residual,
+        point: Tensor,
+        *,
+        enough: float = 0.0,
+        deadline: float = float("inf"),
+        precondition: Precondition | None = None,
     ) -> Refined:
         """Lower ``|residual(point)|^2`` until it is below `enough`, stops falling, or time is up.
 
-        Ctrl-C returns what is there.
+        Ctrl-C returns what is there. `precondition` is asked where a step took many inner iterations.
 
         Examples
         --------
@@ -86,6 +96,8 @@ class GaussNewton:
             while run.steps < self.steps and run.value > enough and time.perf_counter() < deadline:
                 before = run.value
                 hit_cap = run.step(forcing, enough, deadline)
+                if precondition is not None and run.predicted_well and run.taken > len(point) / _MANY:
+                    run.solve = precondition(run.point, run.damping * run.scale, deadline)
                 if not run.value < before or (run.value > 0.5 * before and run.value < NEARLY * enough):
                     break
                 if run.predicted_well and hit_cap:
@@ -111,6 +123,8 @@ class _Run:
     products: int = 0
     scale: float = 0.0
     predicted_well: bool = False
+    taken: int = 0
+    solve: Solve | None = None
     left: Tensor = field(init=False)
     leaf: Tensor = field(init=False)
     value: float = field(init=False)
@@ -149,9 +163,12 @@ class _Run:
             pulled = torch.autograd.grad(self.left, self.leaf, weights, create_graph=True)[0]
         rest = -self.left.detach()
         slope = self._pull(rest)
-        direction, along = torch.zeros_like(slope), slope
-        power = start = _square(slope)
-        for _ in range(self.inner):
+        along = slope if self.solve is None else self.solve(slope)
+        direction = torch.zeros_like(slope)
+        power = start = float(slope @ along)
+        self.taken = 0
+        while self.taken < self.inner:
+            self.taken += 1
             image = torch.autograd.grad(pulled, weights, along, retain_graph=True)[0]
             self.products += 2
             if not self.scale:
@@ -160,10 +177,11 @@ class _Run:
             length = power / max(_square(image) + shift * _square(along), 1e-300)
             direction, rest = direction + length * along, rest - length * image
             slope = self._pull(rest) - shift * direction
-            previous, power = power, _square(slope)
+            turned = slope if self.solve is None else self.solve(slope)
+            previous, power = power, float(slope @ turned)
             if power <= forcing**2 * start or _square(rest) <= 0.1 * enough or time.perf_counter() > deadline:
                 return direction, _square(rest), False
-            along = slope + power / previous * along
+            along = turned + power / previous * along
         return direction, _square(rest), True
 
     def _pull(self, vector: Tensor) -> Tensor:

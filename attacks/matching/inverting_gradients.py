@@ -18,6 +18,7 @@ import torch
 
 from attacks.base import Claim, Observations
 from attacks.matching.compose import MatchingAttack, known_labels
+from attacks.matching.gram import GramProducts
 from attacks.matching.objectives import Cosine
 from attacks.matching.optimizers import signed_adam
 from attacks.matching.priors import Box, TotalVariation
@@ -69,6 +70,7 @@ class InvertingGradients(MatchingAttack):
                 unknowns=unknowns,
                 objective=Cosine(),
                 priors=((self.smoothness, TotalVariation()),),
+                gram=GramProducts.of(problem),
             ),
             unknowns.draw(self.starts, generator, scale=self.scale, like=problem.observed[0]),
             optimizer=signed_adam(),

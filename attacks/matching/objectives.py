@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ class Objective(Protocol):
 
     def __call__(self, candidate: Gradients, observed: Gradients) -> Tensor:
         """One number for each of the K candidates."""
+        ...
+
+
+@runtime_checkable
+class OfProducts(Protocol):
+    """An objective that needs no more of the gradients than lengths and products, parameter by parameter."""
+
+    def of_products(self, squares: Tensor, products: Tensor, observed: Tensor) -> Tensor:
+        """The value from ``|g_l|^2``, ``<g_l, g*_l>`` and ``|g*_l|^2``, each of shape (parameters,)."""
         ...
 
 
@@ -47,6 +56,11 @@ class SquaredError:
         size = torch.stack([o.square().sum() for o in observed]).sum()
         return torch.stack(parts).sum(0) / size.clamp_min(torch.finfo(size.dtype).tiny)
 
+    def of_products(self, squares: Tensor, products: Tensor, observed: Tensor) -> Tensor:
+        """See `OfProducts`."""
+        size = observed.sum().clamp_min(torch.finfo(observed.dtype).tiny)
+        return (squares - 2 * products + observed).sum() / size
+
 
 @dataclass(frozen=True)
 class LayerSquaredError:
@@ -64,6 +78,11 @@ class LayerSquaredError:
             if float(size) > 0
         ]
         return torch.stack(parts).mean(0)
+
+    def of_products(self, squares: Tensor, products: Tensor, observed: Tensor) -> Tensor:
+        """See `OfProducts`."""
+        there = observed > 0
+        return ((squares - 2 * products + observed)[there] / observed[there]).mean()
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,11 @@ class Cosine:
         length = torch.stack([o.square().sum() for _, o in pairs]).sum().sqrt()
         tiny = torch.finfo(product.dtype).tiny
         return 1 - product / (size.clamp_min(tiny).sqrt() * length.clamp_min(tiny))
+
+    def of_products(self, squares: Tensor, products: Tensor, observed: Tensor) -> Tensor:
+        """See `OfProducts`."""
+        tiny = torch.finfo(squares.dtype).tiny
+        return 1 - products.sum() / (squares.sum() * observed.sum()).clamp_min(tiny).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,22 +195,27 @@ class Problem:
     def vectorizes(self) -> bool:
         """Whether several candidates can be computed in one pass: found by trying it on two.
 
-        Not so, for example, with batch norm in training mode, which writes into its buffers.
+        Not so, for example, with batch norm in training mode, which writes into its buffers, nor with layer
+        norm, whose second derivatives come out wrong in one pass (seen in PyTorch 2.13).
         """
         size = (2, self.num_samples, *self.input_shape)
         inputs = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         inputs = inputs.to(self.device, self.dtype)
         try:
-            with torch.no_grad(), own_randomness():
+            with own_randomness():
                 some = self.some_targets(inputs[0])
                 targets = some.expand(2, *some.shape)
-                one = self.gradients(inputs[1], targets[1])
-                two = [g[1] for g in self._together(inputs, targets)]
+                one = _with_slope(lambda x: self.gradients(x, targets[1]), inputs[1])
+                two = _with_slope(
+                    lambda x: [g[1] for g in self._together(torch.stack([inputs[0], x]), targets)], inputs[1]
+                )
         except REPLAY_ERRORS:
             return False
-        error = sum(float((a - b).double().square().sum()) for a, b in zip(one, two, strict=True))
-        size_of = sum(float(a.double().square().sum()) for a in one)
-        return error <= torch.finfo(self.dtype).eps * size_of
+        limit = torch.finfo(self.dtype).eps
+        return all(
+            float((a - b).square().sum()) <= limit * float(a.square().sum())
+            for a, b in zip(one, two, strict=True)
+        )
 
     def some_targets(self, inputs: Tensor) -> Tensor:
         """Targets that the loss takes for `inputs` (n, *input_shape): labels if it does, else numbers.
@@ -230,22 +235,21 @@ class Problem:
             return outputs + 1
         return labels
 
-    def _together(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """All candidates in one pass; for vmap, steps are gradients of a pure function."""
+    def pure_gradients(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        """`gradients` as a pure function that torch.func transforms; steps are gradients of the same."""
         rate = self.observation.knowledge.learning_rate or 1.0
+        here = {n: self.state[n] for n in self.moving}
+        total: list[Tensor] | None = None
+        for _ in range(self._steps):
+            step = grad(self.loss)(here, inputs, targets)
+            total = [(0 if total is None else total[i]) + step[n] for i, n in enumerate(here)]
+            here = {n: here[n] - rate * step[n] for n in here}
+        assert total is not None  # at least one local step
+        return self._finished(total, inputs, targets)
 
-        def one(x: Tensor, t: Tensor) -> list[Tensor]:
-            here = {n: self.state[n] for n in self.moving}
-            total: list[Tensor] | None = None
-            for _ in range(self._steps):
-                step = grad(self.loss)(here, x, t)
-                total = [(0 if total is None else total[i]) + step[n] for i, n in enumerate(here)]
-                here = {n: here[n] - rate * step[n] for n in here}
-            assert total is not None
-            return total
-
-        parts: list[Tensor] = list(vmap(one)(inputs, targets))
-        return self._finished(parts, inputs[0], targets[0])
+    def _together(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        """All candidates in one pass."""
+        return list(vmap(self.pure_gradients)(inputs, targets))
 
     def _finished(self, total: list[Tensor], inputs: Tensor, targets: Tensor) -> list[Tensor]:
         kept: list[Tensor] = [g for n, g in zip(self.moving, total, strict=True) if n in self.names]
@@ -254,6 +258,15 @@ class Problem:
         factor = pooling_factor(self.observation, inputs, targets, self.state)
         scaled: list[Tensor] = [factor * g for g in kept]
         return scaled
+
+
+def _with_slope(function: Callable[[Tensor], list[Tensor]], point: Tensor) -> tuple[Tensor, Tensor]:
+    """The values as one vector, and the slope of the sum of their squares, both in float64."""
+    leaf = point.clone().requires_grad_()
+    with torch.enable_grad():
+        values = torch.cat([g.reshape(-1) for g in function(leaf)])
+        slope = torch.autograd.grad(values.square().sum(), leaf)[0]
+    return values.detach().double(), slope.double()
 
 
 def _precision(observation: Observation) -> torch.dtype:

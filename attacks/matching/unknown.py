@@ -68,14 +68,14 @@ def linear_gradients(observation: Observation) -> dict[str, Tensor]:
     """Weight gradients of the linear layers that see one vector of every sample, last layer first."""
     try:
         gradient = observation.gradient()
-        once = _applied_once(observation, input_shape_of(observation))
+        once = applied_once(observation, input_shape_of(observation))
     except REPLAY_ERRORS:
         return {}
     names = [n for n in once if parameter_name(n, "weight") in gradient]
     return {n: gradient[parameter_name(n, "weight")] for n in reversed(names)}
 
 
-def _applied_once(observation: Observation, shape: tuple[int, ...]) -> list[str]:
+def applied_once(observation: Observation, shape: tuple[int, ...]) -> list[str]:
     """Linear layers that are called once with one row a sample, found with a random batch of three."""
     calls: dict[str, list[tuple[int, ...]]] = {}
     layers = {n: m for n, m in observation.model.named_modules() if isinstance(m, nn.Linear)}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.matching.objectives import Objective
+from attacks.matching.gram import GramProducts
+from attacks.matching.objectives import Objective, OfProducts
 from attacks.matching.priors import Box, Prior
 from attacks.matching.problem import Problem
 
@@ -100,18 +101,26 @@ class Energy:
     unknowns : Unknowns
     objective : Objective
     priors : tuple of (float, Prior)
+    gram : GramProducts, optional
+        A cheaper way to the same value, for objectives that are `OfProducts`.
     """
 
     problem: Problem
     unknowns: Unknowns
     objective: Objective
     priors: tuple[tuple[float, Prior], ...] = ()
+    gram: GramProducts | None = None
 
     def __call__(self, points: Tensor, progress: float = 0.0) -> Tensor:
         """Shape (K, N) to (K,); `progress` runs from 0 to 1 and changes nothing here."""
         del progress
         inputs, targets = self.unknowns.split(points)
-        value = self.objective(self.problem.stacked_gradients(inputs, targets), self.problem.observed)
+        if self.gram is not None and isinstance(self.objective, OfProducts):
+            pairs = [self.gram(x, t) for x, t in zip(inputs, targets, strict=True)]
+            sizes = torch.stack([o.square().sum() for o in self.problem.observed])
+            value = torch.stack([self.objective.of_products(*pair, sizes) for pair in pairs])
+        else:
+            value = self.objective(self.problem.stacked_gradients(inputs, targets), self.problem.observed)
         for weight, prior in self.priors:
             value = value + weight * prior(inputs)
         return value

@@ -16,7 +16,15 @@ from .exchange import PeerResult, PeerTask
 
 VARIABLE = "FEDPRIV_PEERS"
 # Exactly what was tested. breaching 0.1.2 stops at the import with omegaconf 2.4.
-PINS = ("torch==2.13.0", "hydra-core==1.3.2", "omegaconf==2.3.1", "numpy", "scipy", "safetensors")
+PINS = (
+    "torch==2.13.0",
+    "hydra-core==1.3.2",
+    "omegaconf==2.3.1",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "cryptography",
+)
 # By itself: it asks for torchvision and lpips, which its attacks do not use (see breaching_attack.py).
 ALONE = ("breaching==0.1.2",)
 _MARKER = "fedpriv-peers.json"

@@ -1,7 +1,7 @@
 """The commands, and the one place where errors become a sentence and an exit code.
 
-Exit codes: 0 fine, 2 bad input (one sentence on standard error says what was expected, what came and what to
-do), 130 interrupted.
+Exit codes: 0 fine, 1 a leak where --fail-on-leak asked for it, 2 bad input (one sentence on standard error
+says what was expected, what came and what to do), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from fedpriv import __version__
 from fedpriv.cli import options, output, scripts
 from fedpriv.cli.attack import attack_file
 from fedpriv.cli.exercise import exercise
+
+_existing = click.Path(exists=True, dir_okay=False, path_type=Path)
+_positive = click.FloatRange(min=0, min_open=True)
 
 
 @click.group(context_settings=options.CONTEXT, invoke_without_command=True)
@@ -42,7 +45,7 @@ def app(context: click.Context) -> None:
 
 
 @app.command()
-@options.name
+@options.name("demos")
 @options.list_only
 @options.out
 @options.seed
@@ -59,14 +62,14 @@ def demo(name: str | None, list_only: bool, out: Path, seed: int, as_json: bool)
     """
     available = scripts.find("demos")
     if name is None or list_only:
-        output.show_list("demos", scripts.titles(available), as_json)
+        output.show_list("demos", available, as_json)
     else:
         module = scripts.load(scripts.choose(name, available, "demo"))
         _run_demo(module.main, module.report, out, seed, as_json)
 
 
 @app.command()
-@options.name
+@options.name("benchmarks")
 @options.list_only
 @click.option("--quick", is_flag=True, help="Fewer repetitions: seconds instead of minutes, rougher figures.")
 @options.out
@@ -82,7 +85,7 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
     """
     available = scripts.find("benchmarks")
     if list_only:
-        output.show_list("benchmarks", scripts.titles(available), as_json)
+        output.show_list("benchmarks", available, as_json)
         return
     chosen = list(available.values()) if name is None else [scripts.choose(name, available, "benchmark")]
     results: dict[str, Any] = {}
@@ -101,29 +104,39 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
 @app.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--client", help="Whose data to reconstruct, in a transcript of several clients.")
-@options.out
+@click.option("--model", metavar="MODULE:FACTORY", help="Makes the model. This imports and runs MODULE.")
+@click.option("--loss", metavar="NAME", help="The clients' loss: its name, or MODULE:FUNCTION.")
 @click.option(
-    "--time-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="In seconds.",
+    "--before", type=_existing, help="The model as it was sent; FILE is then the one that came back."
 )
+@click.option("--lr", type=_positive, help="The clients' learning rate.")
+@click.option("--local-steps", type=click.IntRange(min=1), help="Gradient steps of a client.")
+@click.option("--input-shape", metavar="C,H,W", help="Shape of one sample, such as 1,28,28.")
+@click.option("--num-samples", type=click.IntRange(min=1), help="How many samples the client used, if known.")
+@click.option("--no-check", is_flag=True, help="Attack even if the model cannot have given such an update.")
+@click.option("--fail-on-leak", is_flag=True, help="Exit with code 1 if any sample is certified.")
+@options.out
+@click.option("--time-budget", type=_positive, default=60.0, show_default=True, help="In seconds.")
 @options.as_json
-def attack(file: Path, client: str | None, out: Path, time_budget: float, as_json: bool) -> None:
+def attack(file: Path, out: Path, as_json: bool, fail_on_leak: bool, **given: Any) -> int:
     """Reconstruct training data from a saved file.
 
-    FILE is what Transcript.save or Observation.save wrote. Writes the reconstruction as NumPy arrays
-    (FILE-reconstruction.npz) and its description as JSON into --out.
+    FILE is what Transcript.save or Observation.save wrote, or your own: a gradient, or a returned model, as
+    numpy.savez or safetensors saves it. First it is checked that the model can have given such an update.
+    Writes the reconstruction as NumPy arrays (FILE-reconstruction.npz), its description as JSON, and images
+    as a picture into --out. Nothing is unpickled, and no code but --model and --loss is imported.
 
     \b
     Examples:
       fedpriv attack run.safetensors --client bob
       fedpriv attack observation.safetensors --time-budget 10 --json
+      fedpriv attack gradient.npz --model shop:Net --loss cross_entropy --input-shape 1,28,28
+      fedpriv attack after.npz --before before.npz --lr 0.1 --model shop:Net --loss cross_entropy
     """
     with output.only_json(as_json):
-        result, text = attack_file(file, client=client, out=out, time_budget=time_budget)
+        result, text = attack_file(file, out=out, **given)
     output.show_result(result, text, as_json)
+    return int(fail_on_leak and any(result["certified"]))
 
 
 app.add_command(exercise)

@@ -30,11 +30,11 @@ def list_exercises(as_json: bool) -> None:
     Examples:
       fedpriv exercise list
     """
-    output.show_list("exercises", scripts.titles(grading.find()), as_json)
+    output.show_list("exercises", grading.find(), as_json)
 
 
 @exercise.command("start")
-@click.argument("name")
+@options.name("exercises", required=True)
 @options.folder
 def start_exercise(name: str, folder: Path) -> None:
     """Put the file of exercise NAME into a folder, to be filled in.
@@ -49,7 +49,7 @@ def start_exercise(name: str, folder: Path) -> None:
 
 
 @exercise.command("check")
-@click.argument("name")
+@options.name("exercises", required=True)
 @options.folder
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Another variant of the data.")
 @options.as_json

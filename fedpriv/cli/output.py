@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from fedpriv.cli import scripts
+
 
 def to_jsonable(value: Any) -> Any:
     """Return `value` as JSON can hold it.
@@ -86,10 +88,13 @@ def show_result(result: dict[str, Any], text: str, as_json: bool) -> None:
         click.echo("\nwritten:" + "".join(f"\n  {file}" for file in result["files"]))
 
 
-def show_list(kind: str, titles: Mapping[str, str], as_json: bool) -> None:
-    """Print what there is of a `kind`, a line each."""
+def show_list(kind: str, available: Mapping[str, Path], as_json: bool) -> None:
+    """Print what there is of a `kind`, a line each, and how long it takes if it says so."""
+    rows = [(name, scripts.title(path), scripts.duration(path)) for name, path in available.items()]
     if as_json:
-        echo_json({kind: [{"name": name, "title": title} for name, title in titles.items()]})
+        echo_json({kind: [{"name": name, "title": title, "takes": time} for name, title, time in rows]})
         return
-    for name, title in titles.items():
-        click.echo(f"{name:<{max(map(len, titles))}}  {title}")
+    width = max(len(name) for name in available)
+    timed = any(time for _, _, time in rows)
+    for name, title, time in rows:
+        click.echo(f"{name:<{width}}  " + (f"{time:>5}  " if timed else "") + title)
