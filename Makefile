@@ -4,9 +4,10 @@ VENV   ?= .venv
 OUT    ?= out
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SITE   := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench wheel clean
+.PHONY: help install demo test test-all lint format bench wheel docs docs-check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,10 +42,20 @@ format: $(STAMP)  ## Mend what ruff can mend by itself
 bench: $(STAMP)  ## Measure: share exact, visits, seconds, memory
 	$(BIN)/fedpriv bench
 
+$(SITE): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $(SITE)
+
+docs: $(SITE)  ## Build the site in docs/_build/html; runs every demo (about ten minutes)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs docs/_build/html
+
+docs-check: $(SITE)  ## Build the site without running the demos: links, names, formulas
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -D plot_gallery=0 -b html docs docs/_build/check
+
 wheel: $(STAMP)  ## Build sdist and wheel into dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Remove .venv, caches and everything built or written
-	rm -rf $(VENV) $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist docs/_build docs/gallery docs/generated docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

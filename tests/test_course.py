@@ -55,7 +55,9 @@ def test_the_instructor_has_an_answer_to_every_question():
     answers = text_of(DOCS / "course" / "instructor.md")
     for page in LESSONS:
         title = text_of(page).partition("\n")[0].removeprefix("# ")
-        section = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", answers, flags=re.MULTILINE | re.DOTALL)
+        section = re.search(
+            rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", answers, flags=re.MULTILINE | re.DOTALL
+        )
         assert section, title
         asked = re.findall(r"^\d\. ", text_of(page).partition("## Questions")[2], flags=re.MULTILINE)
         answered = re.findall(r"^\d\. ", section[1], flags=re.MULTILINE)

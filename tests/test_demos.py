@@ -51,6 +51,27 @@ def test_averaging_hides_whose_but_not_what(tmp_path):
     assert "no arithmetic tells which" in demo.report(result)
 
 
+def test_a_secure_sum_survives_a_dropout_and_two_of_them_give_her_away(tmp_path):
+    demo = load("averaging")
+    result = demo.main(tmp_path, seed=4)
+    secure = result["secure_aggregation"]
+    assert secure["survivors"] == ("bob", "alice")
+    assert "the masked vector" in secure["messages"]
+    assert "keys of 1 lost clients" in secure["messages"]
+    assert "refusal" in secure["bob"]
+    # The sum says as much as a trusted average does.
+    assert sorted(secure["pooled_with_prior"]["inputs"].tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    inputs, targets = demo.carol()
+    found = sorted(zip(secure["carol"]["inputs"].tolist(), secure["carol"]["targets"].tolist(), strict=True))
+    expected = sorted(zip(inputs.tolist(), targets.tolist(), strict=True))
+    for (x, y), (true_x, true_y) in zip(found, expected, strict=True):
+        assert x == pytest.approx(true_x, abs=1e-3)
+        assert y == pytest.approx(true_y, abs=1e-3)
+    assert secure["carol"]["certified"]
+    assert "the masked vector" in demo.report(result)
+    assert all(path.stat().st_size > 5_000 for path in result["files"])
+
+
 def test_averaging_leaves_nothing_of_bob_alone_in_the_transcript():
     demo = load("averaging")
     run = demo.train([Averaging()], seed=0)

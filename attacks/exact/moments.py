@@ -7,9 +7,9 @@ matrix whose corner is the number of samples, and every visit is linear in (A, c
 and r visits suffice whatever the number of features. This module is plain linear algebra on NumPy arrays;
 `attacks.exact.regression` turns observations into its inputs.
 
-Derived in DESIGN T1; we know of no paper that states it. The fact that gradients lie in the span of the
-inputs is in Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE TIFS
-2018.
+Derived in docs/tutorial_leak.md; we know of no paper that states it. The fact that gradients lie in the span
+of the inputs is in Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption",
+IEEE TIFS 2018.
 """
 
 from __future__ import annotations

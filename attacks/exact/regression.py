@@ -55,7 +55,7 @@ class MomentInversion(Attack):
 
     safety: float = 6.0
     name: ClassVar[str] = "moment inversion"
-    citation: ClassVar[str] = "fedpriv, DESIGN T1: second moments from the visits of a linear regression"
+    citation: ClassVar[str] = "fedpriv's own method: second moments from the visits of a linear regression"
 
     def why_not(self, observations: Observations) -> str | None:
         """See `Attack.why_not`."""

@@ -1,6 +1,6 @@
 """A server that sends models of its own choice to a linear regression, for perfect conditioning.
 
-Against least squares the moments A and c are all that any model can reveal (DESIGN T1), so a malicious server
+Against least squares the moments A and c are all that any model can reveal, so a malicious server
 learns nothing more than a curious one. It learns it better: training moves along a narrow path, on which
 ``g = A theta - c`` is badly conditioned, while the zero model followed by orthogonal ones reads off c and the
 columns of A. Starting at zero has a second effect: the returned parameters then *are* the scaled gradient,

@@ -8,27 +8,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.cli.output import to_jsonable
+from fedpriv.cli.pictures import draw_images
 
 if TYPE_CHECKING:
     from attacks import Reconstruction
+    from fedpriv.cli.fit import Fit
     from fedpriv.wire import Observation, Transcript
 
 
 def attack_file(
-    file: Path, *, client: str | None, out: Path, time_budget: float
+    file: Path,
+    *,
+    client: str | None,
+    out: Path,
+    time_budget: float,
+    model: str | None = None,
+    loss: str | None = None,
+    before: Path | None = None,
+    lr: float | None = None,
+    local_steps: int | None = None,
+    input_shape: str | None = None,
+    num_samples: int | None = None,
+    no_check: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Attack a saved transcript or observation and write what came out.
 
     Parameters
     ----------
     file : Path
-        What `Transcript.save` or `Observation.save` wrote.
+        What `Transcript.save` or `Observation.save` wrote, or arrays of the user's own.
     client : str or None
         Whose data to reconstruct.
     out : Path
-        Folder for ``NAME-reconstruction.json`` and ``.npz``.
+        Folder for ``NAME-reconstruction.json``, ``.npz`` and, for images, ``.png``.
     time_budget : float
         In seconds.
+    model, loss : str or None
+        ``module:factory``, and the name of a loss or ``module:function``.
+    before : Path or None
+        The model as it was sent, if `file` is a returned model.
+    lr, local_steps, input_shape, num_samples
+        What is known; written over what the file declares.
+    no_check : bool
+        Whether to leave out the replay check.
 
     Returns
     -------
@@ -38,29 +60,68 @@ def attack_file(
         The same for a reader.
     """
     import attacks
+    from fedpriv.cli.own import knowledge_from
     from fedpriv.wire import Observation
 
-    seen = load(file)
+    known = knowledge_from(lr, local_steps, input_shape, num_samples)
+    seen = load(file, before=before, model=model, loss=loss, known=known)
     if isinstance(seen, Observation) and client not in (None, seen.update.sender):
         raise ValueError(
             f"expected --client {seen.update.sender}, or none, for {file} holds one update of that sender, "
             f"got {client!r}"
         )
+    fit = None if no_check else _checked(seen, client)
     rec = attacks.reconstruct(seen, client=client, time_budget=time_budget)
     out.mkdir(parents=True, exist_ok=True)
     stem = out / "-".join(_plain(part) for part in (file.stem, client, "reconstruction") if part)
     files = [str(stem.with_name(stem.name + suffix)) for suffix in (".json", ".npz")]
-    result = {"file": str(file), "client": client, **_describe(rec), "files": files}
-    Path(files[0]).write_text(json.dumps(to_jsonable(result), indent=2) + "\n", encoding="utf-8")
     _write_arrays(rec, Path(files[1]))
-    return result, _report(rec)
+    picture = draw_images(rec.inputs, stem.with_name(stem.name + ".png"))
+    files += [str(picture)] if picture else []
+    result = {
+        "file": str(file),
+        "client": client,
+        **_describe(rec),
+        "replay_check": None if fit is None else fit.parameters,
+        "files": files,
+    }
+    Path(files[0]).write_text(json.dumps(to_jsonable(result), indent=2) + "\n", encoding="utf-8")
+    return result, _report(rec, fit)
 
 
-def load(file: Path) -> Transcript | Observation:
-    """Read a transcript or an observation, whichever `file` holds."""
+def _checked(seen: Transcript | Observation, client: str | None) -> Fit:
+    """The replay check of the last visit; a ``ValueError`` names the parameter that disagrees."""
+    from fedpriv.cli.fit import check_fit
+    from fedpriv.wire import Observation
+
+    visits = [seen] if isinstance(seen, Observation) else seen.observations(client)
+    if not visits:
+        raise ValueError(f"nothing of {client!r} alone crossed the wire; attack 'aggregator' instead")
+    fit = check_fit(visits[-1])
+    fit.demand()
+    return fit
+
+
+def load(
+    file: Path,
+    *,
+    before: Path | None = None,
+    model: str | None = None,
+    loss: str | None = None,
+    known: dict[str, object] | None = None,
+) -> Transcript | Observation:
+    """Read a transcript, an observation, or arrays of the user's own, whichever `file` holds."""
+    from fedpriv.cli.own import named, own_observation, with_knowledge
     from fedpriv.wire import Observation, Transcript
 
-    return Observation.load(file) if _content(file) == "observation" else Transcript.load(file)
+    content = _content(file)
+    if content is None and (file.suffix != ".safetensors" or model is not None):
+        return own_observation(file, before=before, model=model, loss=loss, known=known or {})
+    if before is not None:
+        raise ValueError(f"{file} was saved by fedpriv and holds the model that was sent; leave out --before")
+    net, loss_fn = named(model, loss)
+    reader = Observation if content == "observation" else Transcript
+    return with_knowledge(reader.load(file, model=net, loss_fn=loss_fn), known or {})
 
 
 def _content(file: Path) -> str | None:
@@ -99,7 +160,7 @@ def _write_arrays(rec: Reconstruction, path: Path) -> None:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
-def _report(rec: Reconstruction) -> str:
+def _report(rec: Reconstruction, fit: Fit | None) -> str:
     shape = " × ".join(map(str, rec.inputs.shape[1:])) or "one number"
     lines = [
         f"{len(rec.inputs)} of {rec.num_samples} samples ({shape} each) in {rec.seconds:.2f} s",
@@ -108,7 +169,8 @@ def _report(rec: Reconstruction) -> str:
         f"method:    {rec.method}",
         f"paper:     {rec.citation}",
     ]
-    return "\n".join([*lines, *(f"note:      {note}" for note in rec.notes)])
+    notes = (*(fit.notes if fit else ()), *rec.notes)
+    return "\n".join([*lines, *(f"note:      {note}" for note in notes)])
 
 
 def _plain(name: str) -> str:

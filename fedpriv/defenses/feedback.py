@@ -50,23 +50,3 @@ class Compressor(Defense):
         if self.error_feedback:
             context.memory[context.client] = residual
         return sent, {**values, "residual_norm": float(residual.norm())}
-
-
-def check_kept_fraction(kept_fraction: float) -> None:
-    """Raise a ``ValueError`` unless `kept_fraction` lies strictly between 0 and 1."""
-    if not 0 < kept_fraction < 1:
-        raise ValueError(
-            f"kept_fraction must lie between 0 and 1, got {kept_fraction!r}; 0.1 sends a tenth of all "
-            "coordinates, and 1 would be no defense"
-        )
-
-
-def num_kept(kept_fraction: float, num_coordinates: int) -> int:
-    """How many of the coordinates are sent: the fraction rounded down, so never all of them.
-
-    Examples
-    --------
-    >>> num_kept(0.1, 100), num_kept(0.9, 1), num_kept(0.29, 100)
-    (10, 0, 29)
-    """
-    return min(int(kept_fraction * num_coordinates + 1e-9), max(num_coordinates - 1, 0))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 
 from fedpriv.defenses.base import Context, Defense, Measurements
-from fedpriv.defenses.clip import check_clip_norm, clip_factor
+from fedpriv.defenses.clip import Clip, check_clip_norm, clip_factor
+from fedpriv.defenses.noise import check_noise_multiplier, noisy
 from fedpriv.defenses.randomness import given_or_fresh, standard_normal
-from fedpriv.defenses.vectors import cast_like, joint_norm, num_coordinates, scaled
 from fedpriv.wire.mechanisms import Clipped, Mechanism, Noised
 
 
@@ -66,11 +65,7 @@ class GaussianNoise(Defense):
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_clip_norm(self.clip_norm)
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ValueError(
-                f"noise_multiplier must be a positive finite number, got {self.noise_multiplier!r}; for "
-                f"clipping without noise use Clip(clip_norm={self.clip_norm})"
-            )
+        check_noise_multiplier(self.noise_multiplier, instead=Clip(clip_norm=self.clip_norm))
 
     def noise_std(self, largest_weight: float = 1.0) -> float:
         """Standard deviation of the noise on one coordinate, in the units of the update."""
@@ -86,13 +81,6 @@ class GaussianNoise(Defense):
         generator = given_or_fresh(self.generator, context.generator)
         std = self.noise_std(context.largest_weight)
         # A mean of clipped updates obeys the bound already; clipping it again cannot raise its sensitivity.
-        factor = clip_factor(update, self.clip_norm)
-        clean = scaled(update, factor)
-        noisy = {name: tensor + std * standard_normal(tensor, generator) for name, tensor in clean.items()}
-        expected_norm = std * math.sqrt(num_coordinates(update))
-        return cast_like(noisy, update), {
-            "noise_std": std,
-            "clipped": factor < 1,
-            "scale": factor,
-            "snr": joint_norm(clean) / expected_norm if expected_norm else 0.0,
-        }
+        return noisy(
+            update, clip_factor(update, self.clip_norm), standard_normal, generator, size=std, std=std
+        )

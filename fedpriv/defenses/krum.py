@@ -8,14 +8,13 @@ from typing import ClassVar
 
 import torch
 
-from fedpriv.defenses.base import Aggregator, Context, Measurements
-from fedpriv.defenses.median import stacked
+from fedpriv.defenses.base import Measurements
+from fedpriv.defenses.robust import RobustRule
 from fedpriv.wire import Tensors
-from fedpriv.wire.mechanisms import Aggregated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Krum(Aggregator):
+class Krum(RobustRule):
     """A trusted third party passes on the single update with the smallest distances to its neighbors.
 
     **This protects no privacy; it does the opposite.** The server receives one client's update as it is, and
@@ -47,36 +46,26 @@ class Krum(Aggregator):
     """
 
     num_liars: int = 0
-    is_mean: ClassVar[bool] = False
+    rule: ClassVar[str] = "krum"
 
     def __post_init__(self) -> None:
         """Check the number."""
         if isinstance(self.num_liars, bool) or not isinstance(self.num_liars, int) or self.num_liars < 0:
             raise ValueError(f"num_liars must be a whole number of 0 or more, got {self.num_liars!r}")
 
-    def knowledge(self) -> tuple[Aggregated, ...]:
-        """The rule."""
-        return (Aggregated(rule="krum"),)
-
-    def _combine(
-        self,
-        updates: Mapping[str, Tensors],
-        weights: Mapping[str, float],
-        context: Context,  # noqa: ARG002 (the interface)
+    def _of_rows(
+        self, rows: torch.Tensor, updates: Mapping[str, Tensors]
     ) -> tuple[dict[str, torch.Tensor], Measurements]:
-        vectors = stacked(self, updates, weights)
         needed = 2 * self.num_liars + 3
-        if len(vectors) < needed:
+        if len(rows) < needed:
             raise ValueError(
-                f"Krum with num_liars={self.num_liars} needs at least {needed} clients, got {len(vectors)}; "
+                f"Krum with num_liars={self.num_liars} needs at least {needed} clients, got {len(rows)}; "
                 "add clients or lower num_liars"
             )
         # Not torch.cdist: its matrix form loses small distances between long vectors.
-        squares = torch.stack([(vectors - vector).square().sum(1) for vector in vectors])
-        nearest = squares.sort(dim=1).values[
-            :, 1 : len(vectors) - self.num_liars - 1
-        ]  # 0 is the update itself
-        scores = nearest.sum(1)
+        squares = torch.stack([(rows - row).square().sum(1) for row in rows])
+        ordered = squares.sort(dim=1).values
+        scores = ordered[:, 1 : len(rows) - self.num_liars - 1].sum(1)  # column 0 is the update itself
         chosen = int(scores.argmin())
         update = list(updates.values())[chosen]
         return {name: tensor.detach().clone() for name, tensor in update.items()}, {

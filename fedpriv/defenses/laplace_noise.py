@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from fedpriv.defenses.base import Context, Defense, Measurements
-from fedpriv.defenses.l1_clip import check_l1_clip_norm, l1_clip_factor, l1_norm
+from fedpriv.defenses.l1_clip import L1Clip, check_l1_clip_norm, l1_clip_factor, l1_norm
+from fedpriv.defenses.noise import check_noise_multiplier, noisy
 from fedpriv.defenses.randomness import given_or_fresh, standard_laplace
-from fedpriv.defenses.vectors import cast_like, joint_norm, num_coordinates, scaled
 from fedpriv.wire.mechanisms import Clipped, Mechanism, Noised
 
 
@@ -63,11 +63,7 @@ class LaplaceNoise(Defense):
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_l1_clip_norm(self.l1_clip_norm)
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ValueError(
-                f"noise_multiplier must be a positive finite number, got {self.noise_multiplier!r}; for "
-                f"clipping without noise use L1Clip(l1_clip_norm={self.l1_clip_norm})"
-            )
+        check_noise_multiplier(self.noise_multiplier, instead=L1Clip(l1_clip_norm=self.l1_clip_norm))
 
     def noise_std(self, largest_weight: float = 1.0) -> float:
         """Standard deviation of the noise on one coordinate, in the units of the update."""
@@ -84,14 +80,7 @@ class LaplaceNoise(Defense):
         generator = given_or_fresh(self.generator, context.generator)
         std = self.noise_std(context.largest_weight)
         factor = l1_clip_factor(update, self.l1_clip_norm)
-        clean = scaled(update, factor)
-        b = std / math.sqrt(2)
-        noisy = {name: tensor + b * standard_laplace(tensor, generator) for name, tensor in clean.items()}
-        expected_norm = std * math.sqrt(num_coordinates(update))
-        return cast_like(noisy, update), {
-            "noise_std": std,
-            "l1_norm_before": l1_norm(update),
-            "clipped": factor < 1,
-            "scale": factor,
-            "snr": joint_norm(clean) / expected_norm if expected_norm else 0.0,
-        }
+        defended, values = noisy(
+            update, factor, standard_laplace, generator, size=std / math.sqrt(2), std=std
+        )
+        return defended, {"l1_norm_before": l1_norm(update), **values}

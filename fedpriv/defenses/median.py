@@ -8,15 +8,14 @@ from typing import ClassVar
 
 import torch
 
-from fedpriv.defenses.base import Aggregator, Context, Measurements
-from fedpriv.defenses.places import location_of
-from fedpriv.defenses.vectors import cast_like, flatten, unflatten
+from fedpriv.defenses.base import Measurements
+from fedpriv.defenses.robust import RobustRule
+from fedpriv.defenses.vectors import cast_like, unflatten
 from fedpriv.wire import Tensors
-from fedpriv.wire.mechanisms import Aggregated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Median(Aggregator):
+class Median(RobustRule):
     """A trusted third party passes on the median of every coordinate.
 
     **This protects no privacy.** It is here as the contrast: robustness against clients who lie is another
@@ -40,40 +39,14 @@ class Median(Aggregator):
     tensor(2.)
     """
 
-    is_mean: ClassVar[bool] = False
+    rule: ClassVar[str] = "median"
 
-    def knowledge(self) -> tuple[Aggregated, ...]:
-        """The rule."""
-        return (Aggregated(rule="median"),)
-
-    def _combine(
-        self,
-        updates: Mapping[str, Tensors],
-        weights: Mapping[str, float],
-        context: Context,  # noqa: ARG002 (the interface)
+    def _of_rows(
+        self, rows: torch.Tensor, updates: Mapping[str, Tensors]
     ) -> tuple[dict[str, torch.Tensor], Measurements]:
-        vectors = stacked(self, updates, weights)
-        ordered = vectors.sort(dim=0).values
+        ordered = rows.sort(dim=0).values
         n = len(ordered)
         middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
         like = next(iter(updates.values()))
-        distance = float((vectors - middle).norm(dim=1).max())
+        distance = float((rows - middle).norm(dim=1).max())
         return cast_like(unflatten(middle, like), like), {"largest_distance": distance}
-
-
-def stacked(
-    aggregator: Aggregator, updates: Mapping[str, Tensors], weights: Mapping[str, float]
-) -> torch.Tensor:
-    """All updates as rows, in float64; a ``ValueError`` if they are elsewhere or weighted differently."""
-    name = type(aggregator).__name__
-    place = location_of(tensor for update in updates.values() for tensor in update.values())
-    if place is not None:
-        raise ValueError(
-            f"{name} compares the updates of the clients and needs them here, got pointers to {place.id!r}; "
-            "use Averaging, which works through pointers"
-        )
-    if max(weights.values()) - min(weights.values()) > 1e-9:
-        raise ValueError(
-            f'{name} counts every client alike, got the weights {dict(weights)}; use weights="uniform"'
-        )
-    return torch.stack([flatten(update) for update in updates.values()])

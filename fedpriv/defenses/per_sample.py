@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedpriv.defenses.base import Context, Measurements
 from fedpriv.defenses.clip import check_clip_norm
 from fedpriv.defenses.local import LocalStep, StepDefense
+from fedpriv.defenses.noise import check_noise_multiplier
 from fedpriv.defenses.randomness import given_or_fresh, standard_normal
 from fedpriv.defenses.vectors import cast_like
 from fedpriv.wire import Tensors
@@ -121,11 +122,7 @@ class DPSGD(StepDefense):
     def __post_init__(self) -> None:
         """Check the ranges."""
         clip = PerSampleClip(clip_norm=self.clip_norm, denominator=self.denominator)
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ValueError(
-                f"noise_multiplier must be a positive finite number, got {self.noise_multiplier!r}; for "
-                f"clipping without noise use {clip}"
-            )
+        check_noise_multiplier(self.noise_multiplier, instead=clip)
 
     def noise_std(self) -> float:
         """Standard deviation of the noise on one coordinate of the gradient of one step."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fedpriv.defenses.base import Measurements
-from fedpriv.defenses.feedback import Compressor, check_kept_fraction, num_kept
-from fedpriv.wire.mechanisms import Sparsified
+from fedpriv.defenses.pruning import Pruning
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPruning(Compressor):
+class RandomPruning(Pruning):
     """Send a random set of coordinates, drawn anew for every update, and zeros for the others.
 
     Against an attack that knows it, this is a gradient of fewer neurons: what arrives is exact and the zeros
@@ -46,26 +45,7 @@ class RandomPruning(Compressor):
     (2, 2)
     """
 
-    kept_fraction: float = 0.1
+    by_magnitude: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Check the fraction."""
-        check_kept_fraction(self.kept_fraction)
-
-    def knowledge(self, scale: float = 1.0) -> tuple[Sparsified, ...]:  # noqa: ARG002 (the interface)
-        """How much arrives, that the choice is random, and whether the rest comes later."""
-        return (
-            Sparsified(
-                kept_fraction=self.kept_fraction, by_magnitude=False, error_feedback=self.error_feedback
-            ),
-        )
-
-    def _compress(
-        self, vector: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, Measurements]:
-        kept = num_kept(self.kept_fraction, len(vector))
-        order = torch.randperm(len(vector), generator=generator, device=generator.device)
-        chosen = order[:kept].to(vector.device)
-        sent = torch.zeros_like(vector)
-        sent[chosen] = vector[chosen]
-        return sent, {"num_kept": kept, "num_coordinates": len(vector)}
+    def _places(self, vector: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(len(vector), generator=generator, device=generator.device).to(vector.device)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fedpriv.defenses.base import Measurements
-from fedpriv.defenses.feedback import Compressor, check_kept_fraction, num_kept
-from fedpriv.wire.mechanisms import Sparsified
+from fedpriv.defenses.pruning import Pruning
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK(Compressor):
+class TopK(Pruning):
     """Send the coordinates of the largest absolute value and zeros for the others.
 
     Made for communication, sold as a defense. The zeros show the mask, and what arrives is exact: an attack
@@ -48,27 +47,11 @@ class TopK(Compressor):
     (tensor([ 0., -3.,  2.]), tensor(0.))
     """
 
-    kept_fraction: float = 0.1
+    by_magnitude: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Check the fraction."""
-        check_kept_fraction(self.kept_fraction)
-
-    def knowledge(self, scale: float = 1.0) -> tuple[Sparsified, ...]:  # noqa: ARG002 (the interface)
-        """How much arrives, that it is the largest part, and whether the rest comes later."""
-        return (
-            Sparsified(
-                kept_fraction=self.kept_fraction, by_magnitude=True, error_feedback=self.error_feedback
-            ),
-        )
-
-    def _compress(
+    def _places(
         self,
         vector: torch.Tensor,
         generator: torch.Generator,  # noqa: ARG002 (the interface)
-    ) -> tuple[torch.Tensor, Measurements]:
-        kept = num_kept(self.kept_fraction, len(vector))
-        order = torch.argsort(vector.abs(), descending=True, stable=True)[:kept]
-        sent = torch.zeros_like(vector)
-        sent[order] = vector[order]
-        return sent, {"num_kept": kept, "num_coordinates": len(vector)}
+    ) -> torch.Tensor:
+        return torch.argsort(vector.abs(), descending=True, stable=True)

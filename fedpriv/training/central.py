@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from fedpriv.defenses.randomness import given_or_fresh
-from fedpriv.training.checks import check_rate
 from fedpriv.training.clients import clients_from
 from fedpriv.training.local import check_loss
 from fedpriv.training.seeding import seeded
+from fedpriv.training.settings import check_rate
 from fedpriv.wire.observation import LossFn
 
 

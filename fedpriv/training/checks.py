@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import nn
 
 from fedpriv.defenses import Pipeline
 from fedpriv.defenses.places import is_private
+from fedpriv.engines.base import Engine
 from fedpriv.training.clients import Client
+from fedpriv.training.owners import Owners
 from fedpriv.training.schedules import Schedule
+from fedpriv.training.settings import check_count
 from fedpriv.wire.observation import LossFn
-
-
-def check_rate(lr: float) -> None:
-    """Raise a ``ValueError`` unless `lr` is positive and finite."""
-    if not (isinstance(lr, int | float) and math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr must be a positive finite number, got {lr!r}; 0.1 suits the tutorial")
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise a ``ValueError`` unless `value` is a whole number of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
 def check_model(model: nn.Module, loss_fn: LossFn) -> None:
@@ -76,3 +66,34 @@ def check_together(
             f"{name} needs at least 2 clients in a round, got {clients_per_round}; a mean over one client "
             f"hides nothing: add clients or remove {name}"
         )
+
+
+def check_answers(min_answers: int | None, clients_per_round: int) -> None:
+    """Raise a ``ValueError`` unless `min_answers` is None or at most the number of clients in a round."""
+    if min_answers is None:
+        return
+    check_count("min_answers", min_answers)
+    if min_answers > clients_per_round:
+        raise ValueError(
+            f"min_answers must be at most the number of clients in a round, {clients_per_round}, got "
+            f"{min_answers}"
+        )
+
+
+def check_engine(engine: Engine, owners: Owners) -> None:
+    """Raise a ``ValueError`` where the engine cannot do what the local one can."""
+    if not isinstance(engine, Engine):
+        raise ValueError(f"engine must be an Engine such as LocalEngine(), got {engine!r}")
+    if engine.in_process:
+        return
+    if owners.pipeline.aggregator is not None:
+        raise ValueError(
+            f"{type(owners.pipeline.aggregator).__name__} stands between clients and server, but the "
+            f"{engine.name} engine hands every answer straight to the server; use the local engine"
+        )
+    for client in owners.clients.values():
+        if client.worker is not None:
+            raise ValueError(
+                f"the {engine.name} engine takes the data of its clients as tensors here, got pointers to "
+                f"{client.worker.id!r} for {client.name!r}; use the local engine"
+            )

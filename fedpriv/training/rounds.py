@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from fedpriv.defenses import Aggregator, Context, Pipeline, Report
-from fedpriv.defenses.base import Memory
+from fedpriv.defenses import Aggregator, Context, Report
 from fedpriv.defenses.pipeline import apply_all
-from fedpriv.defenses.places import fetch, hand_over, release_jointly
 from fedpriv.defenses.secure_aggregation import SecureAggregation
+from fedpriv.engines.base import OPERATIONS, Engine, Fault, Request, Visit
 from fedpriv.training.clients import WEIGHTINGS, Client
 from fedpriv.training.local import LocalTraining
+from fedpriv.training.owners import Owners, from_vector
+from fedpriv.training.replies import answers
 from fedpriv.training.state import RoundResult, ServerState, as_sent
 from fedpriv.wire import Exchange, FrozenTensors, Tensors, Update
 from fedpriv.wire.update import Kind
 
 AGGREGATOR = "aggregator"
+_OPERATION = {kind: operation for operation, kind in OPERATIONS.items()}
 
 
 @dataclass(kw_only=True)
 class Log:
-    """What happened in a round; with ``record=False`` only the losses, so that memory stays flat."""
+    """What happened in a round; with ``record=False`` only losses and faults, so that memory stays flat.
+
+    `sink` takes every exchange as soon as it is over; by default they are kept here.
+    """
 
     record: bool
+    sink: Callable[[Exchange], None] | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, visit: Visit) -> None:
+        """Note what the owner's side tells those who play both sides."""
+        self.losses.append(visit.loss)
+        self.keep(visit.reports)
+
+    def keep(self, reports: Sequence[Report]) -> None:
+        """Note what defenses did."""
+        if self.record and self.sink is None:
+            self.reports.extend(reports)
+
+    def exchange(self, sent: FrozenTensors, update: Update, messages: tuple[bytes, ...] = ()) -> None:
+        """Note what crossed the wire."""
+        if not self.record:
+            return
+        over = Exchange(sent=sent, update=update, messages=messages)
+        (self.exchanges.append if self.sink is None else self.sink)(over)
 
     def result(self) -> RoundResult:
         """The log, frozen."""
         return RoundResult(
-            exchanges=tuple(self.exchanges), losses=tuple(self.losses), reports=tuple(self.reports)
+            exchanges=tuple(self.exchanges),
+            losses=tuple(self.losses),
+            reports=tuple(self.reports),
+            faults=tuple(self.faults),
         )
 
 
@@ -42,21 +68,26 @@ class WeightedMean:
     """A running weighted sum in float64, so that no client's tensors are kept."""
 
     def __init__(self) -> None:
+        self.total = 0.0
         self._sum: dict[str, torch.Tensor] = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
     def add(self, tensors: Tensors, weight: float) -> None:
         """Add ``weight * tensors``."""
+        self.total += weight
         for name, tensor in tensors.items():
             term = weight * tensor.double()
             self._sum[name] = self._sum[name] + term if name in self._sum else term
             self._dtypes[name] = tensor.dtype
 
-    def value(self) -> dict[str, torch.Tensor]:
-        """The sum in the dtypes of the tensors; whole numbers (batch counters) are rounded."""
+    def value(self, *, of_total: bool = False) -> dict[str, torch.Tensor]:
+        """The sum (over the sum of the weights) in the tensors' dtypes; batch counters are rounded."""
+        scale = 1 / self.total if of_total and self._sum else 1.0
         return {
-            name: (total if self._dtypes[name].is_floating_point else total.round()).to(self._dtypes[name])
-            for name, total in self._sum.items()
+            name: (sum_ * scale if self._dtypes[name].is_floating_point else (sum_ * scale).round()).to(
+                self._dtypes[name]
+            )
+            for name, sum_ in self._sum.items()
         }
 
 
@@ -68,62 +99,81 @@ class Round:
     ----------
     number : int
         From 0.
-    training : LocalTraining
-        What each client runs.
-    pipeline : Pipeline
-        The defenses.
+    engine : Engine
+        What brings requests to clients.
+    owners : Owners
+        The clients' side, as far as it lives in this process: what each runs, and its defenses.
     weighting : str
         A key of `WEIGHTINGS`.
     generator : torch.Generator
         All randomness of the round.
     log : Log
-        Where exchanges, losses and reports go.
-    memory : dict
-        What the defenses keep from round to round; they write into it.
+        Where exchanges, losses, reports and faults go.
+    min_answers : int or None
+        How many clients must answer properly; None stops at the first fault.
     """
 
     number: int
-    training: LocalTraining
-    pipeline: Pipeline
+    engine: Engine
+    owners: Owners
     weighting: str
     generator: torch.Generator
     log: Log
-    memory: Memory = field(default_factory=dict)
+    min_answers: int | None = None
+
+    @property
+    def training(self) -> LocalTraining:
+        """What each client runs."""
+        return self.owners.training
 
     def pack(self, state: ServerState) -> FrozenTensors:
         """What the server puts on the wire; pack once and every client's record shares the same copy."""
         return as_sent(self.training.model, state)
 
-    def ask(
-        self, client: Client, sent: FrozenTensors, kind: Kind, *, tell_samples: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """Send the model to `client`, record what comes back, and return it."""
-        with self._naming(client):
-            tensors = self._local_work(client, sent, kind)
-            if self.pipeline.on_client:
-                tensors = from_vector(fetch(self._defended(client, tensors, sent, kind)), sent, kind)
-            update = Update(
-                kind=kind,
-                tensors=fetch(tensors),
-                sender=client.name,
-                round=self.number,
-                num_samples=client.num_samples if tell_samples else None,
-            )
-        self._record(sent, update)
-        return dict(update.tensors)
+    def ask(self, client: Client, sent: FrozenTensors, kind: Kind) -> dict[str, torch.Tensor]:
+        """Send the model to `client`, record what comes back, and return it; nothing if it is left out."""
+        found = list(self._exchanges([client], sent, kind, tell_samples=False))
+        return dict(found[0].tensors) if found else {}
 
     def ask_for_mean(
         self, clients: Sequence[Client], sent: FrozenTensors, kind: Kind
     ) -> dict[str, torch.Tensor]:
-        """Send the model to everyone and return sum_k weight_k * answer_k, through the aggregator if any."""
+        """Send the model to everyone and return sum_k weight_k * answer_k, through the aggregator if any.
+
+        The weights of those who answered are divided by their sum if somebody was left out.
+        """
         weights = WEIGHTINGS[self.weighting](clients)
-        if self.pipeline.aggregator is not None:
-            return self._aggregated(self.pipeline.aggregator, clients, weights, sent, kind)
-        mean = WeightedMean()
-        for client in clients:
-            answer = self.ask(client, sent, kind, tell_samples=self.weighting == "samples")
-            mean.add(answer, weights[client.name])
-        return mean.value()
+        if self.owners.pipeline.aggregator is not None:
+            return self._aggregated(self.owners.pipeline.aggregator, clients, weights, sent, kind)
+        mean, count = WeightedMean(), 0
+        for update in self._exchanges(clients, sent, kind, tell_samples=self.weighting == "samples"):
+            mean.add(update.tensors, weights[update.sender])
+            count += 1
+        return mean.value(of_total=count < len(clients))
+
+    def demand_answers(self) -> None:
+        """Raise a ``ValueError`` if too few clients have answered properly in this round."""
+        got = len(self.log.losses)
+        if self.min_answers is not None and got < self.min_answers:
+            reasons = "; ".join(f"{fault.client!r} {fault.reason}" for fault in self.log.faults)
+            raise ValueError(
+                f"round {self.number}: at least {self.min_answers} clients must answer properly, got {got}; "
+                f"{reasons:.500}"
+            )
+
+    def _exchanges(
+        self, clients: Sequence[Client], sent: FrozenTensors, kind: Kind, *, tell_samples: bool
+    ) -> Iterator[Update]:
+        """Ask `clients`, record what comes back, and yield it."""
+        requests = [self._request(client, sent, kind, tell_samples=tell_samples) for client in clients]
+        for item in answers(self.engine, requests, self.owners, self.training.model):
+            if isinstance(item, Fault):
+                self._note(item)
+                continue
+            update, visit = item
+            self.log.add(visit)
+            self.log.exchange(sent, update)
+            yield update
 
     def _aggregated(
         self,
@@ -134,20 +184,26 @@ class Round:
         kind: Kind,
     ) -> dict[str, torch.Tensor]:
         """The mean from an aggregator; no single client's update reaches the server or the record."""
+        vectors = {}
+        for client in clients:
+            try:
+                request = self._request(client, sent, kind)
+                vectors[client.name], visit = self.owners.contribution(request)
+                self.log.add(visit)
+            except ValueError as error:  # noqa: PERF203 (one client must not stop the others)
+                self._note(Fault(client=client.name, reason=str(error), round=self.number, error=error))
+        self.demand_answers()
+        if len(vectors) < len(clients):
+            total = sum(weights[name] for name in vectors)
+            weights = {name: weights[name] / total for name in vectors}
         context = Context(
             round=self.number,
             client=AGGREGATOR,
             contributors=tuple(weights),
             largest_weight=max(weights.values()),
             generator=self.generator,
-            memory=self.memory.setdefault("on_aggregate", {}),
+            memory=self.owners.memory.setdefault("on_aggregate", {}),
         )
-        vectors = {}
-        for client in clients:
-            with self._naming(client):
-                vectors[client.name] = self._defended(
-                    client, self._local_work(client, sent, kind), sent, kind
-                )
         if isinstance(aggregator, SecureAggregation):  # it may lose clients on the way
             outcome = aggregator.aggregate(vectors, weights, context)
             mean, report, messages = outcome.mean, outcome.report, outcome.messages
@@ -156,8 +212,8 @@ class Round:
             )
         else:
             (mean, report), messages = aggregator.combine(vectors, weights, context), ()
-        mean, reports = apply_all(self.pipeline.on_aggregate, mean, context)
-        self._keep([report, *reports])
+        mean, reports = apply_all(self.owners.pipeline.on_aggregate, mean, context)
+        self.log.keep([report, *reports])
         update = Update(
             kind=kind,
             tensors=from_vector(mean, sent, kind),
@@ -168,71 +224,28 @@ class Round:
             if self.weighting == "samples"
             else None,
         )
-        self._record(sent, update, messages)
+        self.log.exchange(sent, update, messages)
         return dict(update.tensors)
 
-    def _local_work(self, client: Client, sent: FrozenTensors, kind: Kind) -> dict[str, torch.Tensor]:
-        """What the client computed, before any defense of the update; its loss goes to the log."""
-        context = Context(round=self.number, client=client.name, generator=self.generator)
-        answer = self.training.answer(kind, sent, client, context)
-        self.log.losses.append(answer.loss)
-        self._keep(answer.reports)
-        return answer.tensors
-
-    def _defended(
-        self, client: Client, tensors: Tensors, sent: FrozenTensors, kind: Kind
-    ) -> dict[str, torch.Tensor]:
-        """The client's answer as a vector, after its own defenses, which act where the answer is."""
-        context = Context(
-            round=self.number,
+    def _request(
+        self, client: Client, sent: FrozenTensors, kind: Kind, *, tell_samples: bool = False
+    ) -> Request:
+        return Request(
+            id=f"{self.number}/{client.name}",
             client=client.name,
-            generator=self.generator,
-            memory=self.memory.setdefault("on_client", {}),
+            operation=_OPERATION[kind],
+            state=sent,
+            round=self.number,
+            parameters={
+                "lr": self.training.lr,
+                "local_steps": self.training.local_steps,
+                "batch_size": self.training.batch_size,
+            },
+            tell_samples=tell_samples,
         )
-        here = {name: hand_over(sent[name], client.worker) for name in tensors}
 
-        def defend(vector: Tensors) -> dict[str, torch.Tensor]:
-            defended, reports = apply_all(self.pipeline.on_client, vector, context)
-            self._keep(reports)
-            return defended
-
-        vector = to_vector(tensors, here, kind)
-        if client.worker is None:
-            return defend(vector)
-        if not self.pipeline.on_client:
-            return vector  # still at the worker, as private as the data
-        return release_jointly(vector, client.worker, defend, reason=str(self.pipeline.on_client))
-
-    @contextmanager
-    def _naming(self, client: Client) -> Iterator[None]:
-        """Say in an error message where it happened."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"round {self.number}, client {client.name!r}: {error}") from error
-
-    def _keep(self, reports: Sequence[Report]) -> None:
-        if self.log.record:
-            self.log.reports.extend(reports)
-
-    def _record(self, sent: FrozenTensors, update: Update, messages: tuple[bytes, ...] = ()) -> None:
-        if self.log.record:
-            self.log.exchanges.append(Exchange(sent=sent, update=update, messages=messages))
-
-
-def to_vector(tensors: Tensors, sent: Tensors, kind: Kind) -> dict[str, torch.Tensor]:
-    """The answer as defenses see it: a gradient as it is, parameters and buffers as after - before.
-
-    Batch-norm statistics leak data as gradients do, so they are part of the vector. Whole-number buffers
-    (batch counters) cannot be clipped or noised: where a defense acts they stay at the client.
-    """
-    if kind == "gradient":
-        return dict(tensors)
-    return {name: after - sent[name] for name, after in tensors.items() if after.is_floating_point()}
-
-
-def from_vector(vector: Tensors, sent: Tensors, kind: Kind) -> dict[str, torch.Tensor]:
-    """The inverse of `to_vector`: what goes on the wire."""
-    if kind == "gradient":
-        return dict(vector)
-    return {name: sent[name] + difference for name, difference in vector.items()}
+    def _note(self, fault: Fault) -> None:
+        """Stop with a sentence, or note the fault and go on, as `min_answers` says."""
+        if self.min_answers is None:
+            raise ValueError(f"round {self.number}, client {fault.client!r}: {fault.reason}") from fault.error
+        self.log.faults.append(fault)

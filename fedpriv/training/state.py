@@ -10,6 +10,7 @@ from torch import nn
 
 from fedpriv.defenses import Report
 from fedpriv.defenses.base import Memory
+from fedpriv.engines.base import Fault
 from fedpriv.wire import Exchange, FrozenTensors, Tensors, Transcript
 from fedpriv.wire.tensors import check_same_layout
 
@@ -69,11 +70,14 @@ class RoundResult:
         One loss a client visit, in order; see `Run`.
     reports : tuple of Report
         What every defense did; empty with ``record=False``.
+    faults : tuple of Fault
+        Clients that gave no usable answer and were left out.
     """
 
     exchanges: tuple[Exchange, ...]
     losses: tuple[float, ...]
     reports: tuple[Report, ...]
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ class Run:
         What every defense did, in order; empty with ``record=False``.
     state : ServerState
         Where the run ended; ``trainer.run(state=run.state)`` goes on from there.
+    faults : list of Fault
+        Who was left out of which round and why; always empty without ``min_answers``.
     """
 
     model: nn.Module
@@ -104,6 +110,7 @@ class Run:
     transcript: Transcript
     reports: list[Report]
     state: ServerState
+    faults: list[Fault] = field(default_factory=list)
 
 
 def state_of(model: nn.Module, *, round: int, seed: int) -> ServerState:

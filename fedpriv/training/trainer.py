@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,17 +16,24 @@ from fedpriv.defenses import Pipeline
 from fedpriv.defenses.pipeline import AnyDefense
 from fedpriv.defenses.randomness import draw_seed, given_or_fresh
 from fedpriv.defenses.variational import model_knowledge
+from fedpriv.engines.base import OPERATIONS, Engine
+from fedpriv.engines.local import LocalEngine
 from fedpriv.progress import progress
-from fedpriv.training.checks import check_count, check_model, check_rate, check_together
+from fedpriv.training.checks import check_answers, check_engine, check_model, check_together
 from fedpriv.training.clients import WEIGHTINGS, Client, clients_from
 from fedpriv.training.local import LocalTraining
+from fedpriv.training.owners import Owners
 from fedpriv.training.rounds import Log, Round
 from fedpriv.training.schedules import SCHEDULES, FedAvg, Schedule, Sequential
 from fedpriv.training.seeding import seeded
+from fedpriv.training.settings import check_count, check_rate
 from fedpriv.training.state import RoundResult, Run, ServerState, load, state_of
 from fedpriv.wire import Knowledge, Transcript
 from fedpriv.wire.observation import LossFn
 from fedpriv.wire.tensors import check_same_layout
+
+if TYPE_CHECKING:
+    from fedpriv.wire.stream import TranscriptWriter
 
 
 class FederatedTrainer:
@@ -58,6 +68,16 @@ class FederatedTrainer:
         on each client's update, the aggregator, and those on the mean. See `fedpriv.defenses`.
     generator : torch.Generator, optional
         Start of all randomness (batches, sampling, noise, shares, dropout); by default fresh entropy.
+    engine : Engine, optional
+        What brings requests to the clients and answers back: by default `fedpriv.engines.LocalEngine`, which
+        calls them in this process. See `fedpriv.engines`.
+    min_answers : int, optional
+        How many clients must answer properly in a round. By default all: the first fault (no answer, NaN,
+        another model's parameters) stops the run with a sentence. With a number, clients at fault are left
+        out, their weight goes to the others, and ``run.faults`` says who and why.
+    allowed : sequence of str, optional
+        The owners' allow-list: which of the operations ``"gradient"`` and ``"local_update"`` they answer; by
+        default both. Nothing else exists.
 
     Raises
     ------
@@ -93,6 +113,9 @@ class FederatedTrainer:
         weights: str = "uniform",
         defenses: Sequence[AnyDefense] = (),
         generator: torch.Generator | None = None,
+        engine: Engine | None = None,
+        min_answers: int | None = None,
+        allowed: Sequence[str] = tuple(OPERATIONS),
     ) -> None:
         check_model(model, loss_fn)
         check_rate(lr)
@@ -114,8 +137,19 @@ class FederatedTrainer:
             on_data=self.pipeline.on_data,
             on_step=self.pipeline.on_step,
         )
+        self.min_answers = min_answers
+        self.engine = LocalEngine() if engine is None else engine
         self._seed = draw_seed(given_or_fresh(generator))
         check_together(self.clients, self.clients_per_round, self.schedule, self.pipeline, local_steps)
+        check_answers(min_answers, self.clients_per_round)
+        self._owners = Owners(
+            clients={client.name: client for client in self.clients},
+            training=self.training,
+            pipeline=self.pipeline,
+            allowed=tuple(allowed),
+        )
+        check_engine(self.engine, self._owners)
+        self.engine.prepare(self._owners)
 
     def initial_state(self) -> ServerState:
         """The state before the first round; the same each time it is asked for."""
@@ -139,30 +173,42 @@ class FederatedTrainer:
             What crossed the wire, the losses, and what the defenses did. The same state gives the same
             result, except where a defense was given a generator of its own.
         """
+        return self._round(state, Log(record=record))
+
+    def _round(self, state: ServerState, log: Log) -> tuple[ServerState, RoundResult]:
         generator = torch.Generator().manual_seed(state.seed)
+        memory = copy.deepcopy(state.memory)
         current = Round(
             number=state.round,
-            training=self.training,
-            pipeline=self.pipeline,
+            engine=self.engine,
+            owners=replace(self._owners, generator=generator, memory=memory),
             weighting=self.weights,
             generator=generator,
-            log=Log(record=record),
-            memory=copy.deepcopy(state.memory),
+            log=log,
+            min_answers=self.min_answers,
         )
         with seeded(generator, self.training.model):
             after = self.schedule.run_round(current, state, self._select(generator))
-        after = after.next_round(seed=draw_seed(generator), memory=current.memory)
-        return after, current.log.result()
+        current.demand_answers()
+        return after.next_round(seed=draw_seed(generator), memory=memory), log.result()
 
-    def run(self, rounds: int = 10, *, record: bool = True, state: ServerState | None = None) -> Run:
+    def run(
+        self,
+        rounds: int = 10,
+        *,
+        record: bool | str | os.PathLike[str] = True,
+        state: ServerState | None = None,
+    ) -> Run:
         """Run several rounds.
 
         Parameters
         ----------
         rounds : int, default 10
             How many.
-        record : bool, default True
-            Whether to keep transcript and reports.
+        record : bool or path, default True
+            Whether to keep transcript and reports in memory. A path is a new folder to which the transcript
+            is streamed while the training runs: memory stays flat, and whatever happens to the process, the
+            rounds that were over can be read with `Transcript.load`. Reports are not kept then.
         state : ServerState, optional
             Where to start: by default `initial_state`, or the state of an earlier run.
 
@@ -174,9 +220,13 @@ class FederatedTrainer:
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
             raise ValueError(f"rounds must be a whole number of 0 or more, got {rounds!r}")
         state = self.initial_state() if state is None else self._fitting(state)
+        writer = None if isinstance(record, bool) else self._writer(record)
         results = []
         for _ in progress(range(rounds), description="rounds"):
-            state, result = self.round(state, record=record)
+            log = Log(record=record is not False, sink=writer.write if writer else None)
+            state, result = self._round(state, log)
+            if writer:
+                writer.end_round()
             results.append(result)
         model = copy.deepcopy(self.training.model)
         load(model, state)
@@ -184,15 +234,24 @@ class FederatedTrainer:
             model=model,
             losses=[loss for result in results for loss in result.losses],
             round_losses=[sum(result.losses) / len(result.losses) for result in results],
-            transcript=Transcript(
-                [exchange for result in results for exchange in result.exchanges],
-                model=copy.deepcopy(self.training.model),
-                loss_fn=self.training.loss_fn,
-                knowledge=self.knowledge(),
-            ),
+            transcript=self._transcript(results, writer),
             reports=[report for result in results for report in result.reports],
             state=state,
+            faults=[fault for result in results for fault in result.faults],
         )
+
+    def _transcript(self, results: Sequence[RoundResult], writer: TranscriptWriter | None) -> Transcript:
+        model, loss_fn = copy.deepcopy(self.training.model), self.training.loss_fn
+        if writer and results:
+            return Transcript.load(writer.folder, model=model, loss_fn=loss_fn)
+        visits = [exchange for result in results for exchange in result.exchanges]
+        return Transcript(visits, model=model, loss_fn=loss_fn, knowledge=self.knowledge())
+
+    def _writer(self, folder: str | os.PathLike[str]) -> TranscriptWriter:
+        from fedpriv.wire.stream import TranscriptWriter
+
+        t = self.training
+        return TranscriptWriter(folder, model=t.model, loss_fn=t.loss_fn, knowledge=self.knowledge())
 
     def knowledge(self) -> Knowledge:
         """What the server knows because it wrote the protocol: the public settings, never anybody's data.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from fedpriv.wire.knowledge import Knowledge
 from fedpriv.wire.tensors import FrozenTensors, Tensors, check_same_layout
-from fedpriv.wire.update import Update
+from fedpriv.wire.update import Kind, Update
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -155,6 +155,112 @@ class Observation:
         from fedpriv.wire.storage import load_observation
 
         return load_observation(path, model=model, loss_fn=loss_fn)
+
+    @classmethod
+    def from_state_dicts(
+        cls,
+        before: Tensors,
+        after: Tensors,
+        *,
+        lr: float,
+        model: nn.Module,
+        loss_fn: LossFn,
+        knowledge: Knowledge | None = None,
+    ) -> Observation:
+        """The two state dicts around local training of a client.
+
+        Parameters
+        ----------
+        before, after : mapping of str to Tensor
+            What the server sent and what came back.
+        lr : float
+            The client's learning rate.
+        model : nn.Module
+            The architecture; its values do not matter.
+        loss_fn : callable
+            As the client used it.
+        knowledge : Knowledge, optional
+            What else is known; its learning rate is replaced by `lr`.
+
+        Raises
+        ------
+        ValueError
+            If a name or a shape does not fit the model.
+
+        Examples
+        --------
+        >>> model = nn.Linear(1, 1)
+        >>> after = {name: tensor - 0.1 for name, tensor in model.state_dict().items()}
+        >>> seen = Observation.from_state_dicts(
+        ...     model.state_dict(), after, lr=0.1, model=model, loss_fn=nn.functional.mse_loss)
+        >>> round(float(seen.gradient()["bias"]), 4)
+        1.0
+        """
+        from fedpriv.wire.loaders import from_state_dicts
+
+        return from_state_dicts(before, after, lr=lr, model=model, loss_fn=loss_fn, knowledge=knowledge)
+
+    @classmethod
+    def from_npz(
+        cls,
+        path: str | PathLike[str],
+        *,
+        model: nn.Module,
+        loss_fn: LossFn,
+        knowledge: Knowledge | None = None,
+    ) -> Observation:
+        """A file of ``numpy.savez``, read without unpickling anything.
+
+        Parameters
+        ----------
+        path : path
+            Arrays ``gradient/NAME`` (or just ``NAME``), or ``before/NAME`` and ``after/NAME``. A gradient
+            may come with ``before/NAME``, the model at which it was computed; without, `model` is taken.
+        model, loss_fn, knowledge
+            As in `Observation`; returned models need ``knowledge.learning_rate``.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or does not fit the model; such arrays are never read.
+        """
+        from fedpriv.wire.loaders import from_npz
+
+        return from_npz(path, model=model, loss_fn=loss_fn, knowledge=knowledge)
+
+    @classmethod
+    def from_flower(
+        cls,
+        sent: Any,
+        reply: Any,
+        *,
+        model: nn.Module,
+        loss_fn: LossFn,
+        knowledge: Knowledge | None = None,
+        kind: Kind = "parameters",
+        key: str | None = None,
+    ) -> Observation:
+        """What a Flower server sent to one client and what came back.
+
+        Parameters
+        ----------
+        sent, reply : flwr.app.Message or flwr.app.ArrayRecord
+            With the names of a state dict, or numbered arrays in the order of one.
+        model, loss_fn, knowledge
+            As in `Observation`; returned models need ``knowledge.learning_rate``.
+        kind : {"parameters", "gradient"}
+            What the client returned.
+        key : str, optional
+            Which record of a message, if it holds several.
+
+        Raises
+        ------
+        ValueError
+            If a record is damaged or does not fit the model.
+        """
+        from fedpriv.wire.loaders import from_flower
+
+        return from_flower(sent, reply, model=model, loss_fn=loss_fn, knowledge=knowledge, kind=kind, key=key)
 
     def __repr__(self) -> str:
         came = f"{self.update.kind} from {self.update.sender!r}"

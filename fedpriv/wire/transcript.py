@@ -134,7 +134,11 @@ class Transcript:
         if client is not None and client not in self.senders and client not in self.clients:
             known = list(dict.fromkeys((*self.senders, *self.clients)))
             raise ValueError(f"client must be one of {known}, got {client!r}")
-        return [e for e in self if client is None or e.update.sender == client]
+        return list(self._matching(client))
+
+    def _matching(self, sender: str | None) -> Iterator[Exchange]:
+        """The exchanges with updates that `sender` handed over (or all of them), in order."""
+        return (e for e in self if sender is None or e.update.sender == sender)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file, described by JSON in its header; see `fedpriv.wire.storage`."""
@@ -146,9 +150,15 @@ class Transcript:
     def load(
         cls, path: str | PathLike[str], *, model: nn.Module | None = None, loss_fn: LossFn | None = None
     ) -> Transcript:
-        """Read what `save` wrote; `model` and `loss_fn` are needed where the file cannot name them."""
-        from fedpriv.wire.storage import load_transcript
+        """Read what `save` wrote; `model` and `loss_fn` are needed where the file cannot name them.
 
+        A folder that a run streamed to (``record=folder``) gives a transcript that stays on disk.
+        """
+        from fedpriv.wire.storage import load_transcript
+        from fedpriv.wire.stream import StreamedTranscript
+
+        if Path(path).is_dir():
+            return StreamedTranscript(path, model=model, loss_fn=loss_fn)
         return load_transcript(path, model=model, loss_fn=loss_fn)
 
     def __len__(self) -> int:

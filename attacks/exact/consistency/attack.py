@@ -57,9 +57,7 @@ class ConsistencyPeeling(Attack):
     memory_limit: float = 5e8
     patience: int = 12
     name: ClassVar[str] = "consistency and peeling"
-    citation: ClassVar[str] = (
-        "fedpriv's own method (T3): consistency and peeling of two consecutive linear layers"
-    )
+    citation: ClassVar[str] = "fedpriv's own method: consistency and peeling of two consecutive linear layers"
 
     def __post_init__(self) -> None:
         """Check the ranges."""

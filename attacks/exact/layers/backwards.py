@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks.exact.layers.activations import Inverse
 from attacks.exact.layers.chain import Segment, chain_of
 from attacks.exact.layers.head import head_signal
-from attacks.exact.layers.system import SegmentEquations, Solution
+from attacks.exact.layers.system import SMALLEST, SegmentEquations, Solution
 from attacks.replay import observed_vector, parameter_name
 from attacks.rounding import stored_rounding
 from fedpriv.wire import Observation
@@ -178,6 +178,8 @@ def _contradiction(
             continue
         observed = gradient[parameter_name(part.name, "bias")].double()
         error = float((part.bias_gradient(signal) - observed).norm() / signal.norm().clamp_min(1e-300))
+        if not float(signal.norm()) > SMALLEST and error > limit:
+            return "no signal comes back to it, but its bias gradient is not zero: the update was changed"
         if error > limit:
             return (
                 f"its bias gradient is off by {error:.1e} of the signal: more than one sample, another "

@@ -31,6 +31,8 @@ FORWARD_WEIGHT = 0.1
 The latter treat all channels alike, which the preconditioner solves exactly; the smaller the weight of the
 former, the fewer steps. On LeNet 0.03 to 0.3 differ little.
 """
+SMALLEST = 1e-100
+"""Norm below which a block of equations counts as zero; the square of one over it is still a float."""
 _PATIENCE = 100
 _STOP = 1e-30  # of the squared gradient; rounding allows no less
 
@@ -183,7 +185,7 @@ class SegmentEquations:
             return Solution(x=x, equations=0, unknowns=unknowns, rank=0, residual=0.0, lost=1.0, steps=0)
         images = self.apply(probe)
         # |A p|^2 estimates the squared Frobenius norm of a block; like `matrix`, each block gets norm one.
-        scales = [1.0 / float(image.norm().clamp_min(1e-300)) for image in images]
+        scales = [_scale(image, side) for image, side in zip(images, truth, strict=True)]
         if self.output is not None and len(scales) > 1:
             scales[0] *= FORWARD_WEIGHT
         sides = [torch.cat([t, i]) * s for t, i, s in zip(truth, images, scales, strict=True)]
@@ -260,6 +262,12 @@ class SegmentEquations:
             milestone = torch.where(better, power, milestone)
             waited = 0 if bool(better.any()) else waited + 1
         return x, steps
+
+
+def _scale(image: Tensor, side: Tensor) -> float:
+    """One over the block's norm. A block of zeros says nothing, or that its right-hand side is impossible."""
+    sizes = (float(image.norm()), float(side.norm()))
+    return 1.0 / next((size for size in sizes if size > SMALLEST), 1.0)
 
 
 def _size(shape: tuple[int, ...]) -> int:

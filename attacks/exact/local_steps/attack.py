@@ -68,9 +68,7 @@ class LocalStepsInversion(Attack):
     patience: int = 8
     corrections: int = 30
     name: ClassVar[str] = "local-steps inversion"
-    citation: ClassVar[str] = (
-        "fedpriv's own method on T3, for federated averaging (McMahan et al., AISTATS 2017)"
-    )
+    citation: ClassVar[str] = "fedpriv's own method, for federated averaging (McMahan et al., AISTATS 2017)"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
