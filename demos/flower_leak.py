@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 import attacks
 import fedpriv
+from fedpriv.cli import scripts
 from fedpriv.defenses import Clip, GaussianNoise, TopK
 from fedpriv.wire.mechanisms import Clipped, Noised
 
@@ -42,7 +43,8 @@ CLIP_NORM = 0.05
 def flower_app() -> Iterator[dict[str, ModuleType]]:
     """The example's modules, with Flower's page of log a run switched off."""
     importlib.import_module("fedpriv.engines.flower")  # or the sentence that says what to install
-    folder, logger = str(Path(__file__).parent / "flower_app"), logging.getLogger("flwr")
+    folder = str(scripts.find("demos")["flower_leak"].parent / "flower_app")
+    logger = logging.getLogger("flwr")
     sys.path.insert(0, folder)
     app = {n: importlib.import_module(f"leak_app.{n}") for n in ("task", "client_app", "server_app")}
     level = logger.level

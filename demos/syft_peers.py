@@ -1,4 +1,5 @@
-"""PySyft's peers: an approved job keeps the file at home, and its gradient gives the pictures away.
+"""PySyft's peers: an approved job keeps the file at home, and its gradient gives the pictures away
+================================================================================================
 
 Bob and Alice hold handwritten digits behind PySyft of today (``pip install fedpriv[syft]``): data sets with a
 mock for everybody, jobs that a server submits, a review by the owner. The server first sends a job that
@@ -30,6 +31,10 @@ find "$SYFTBOX_FOLDER" -path "*private*" -name "*.npz" -exec cp {} code/outputs/
 """
 
 
+# %%
+# Bob and Alice
+# -------------
+# Each has a data set on a PySyft peer: the real file, and a mock for everybody.
 def owners(generator: torch.Generator) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Random digits for Bob and Alice, none for both."""
     images, labels = fedpriv.data.digits()
@@ -54,6 +59,10 @@ def federation(
     )
 
 
+# %%
+# Training and attack
+# -------------------
+# The server submits jobs; what comes back is attacked like any other gradient.
 def leak(run: fedpriv.Run, truth: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
     """What the server makes of Bob's answer, and how close it is."""
     try:
@@ -70,6 +79,10 @@ def leak(run: fedpriv.Run, truth: tuple[torch.Tensor, torch.Tensor]) -> dict[str
     }
 
 
+# %%
+# Three jobs
+# ----------
+# One that copies the file, one that everybody agreed to, and the same with noise.
 def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
     """Try to copy, ask for a gradient, ask again when Bob adds noise."""
     clients = owners(torch.Generator().manual_seed(seed))
@@ -122,7 +135,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# %%
+# What it prints
+# --------------
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)

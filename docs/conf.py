@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,24 @@ myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"
 myst_heading_anchors = 3
 
 autosummary_generate = True
+autosummary_context = {"rooms": {"adaptive", "labels", "malicious"}}  # have pages of their own
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_typehints = "none"  # the docstrings say the types
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
+# A copy, because sphinx-gallery would take the project in demos/flower_app for a chapter of its own.
+DEMOS = ROOT / "docs" / "_build" / "demos"
+DEMOS.mkdir(parents=True, exist_ok=True)
+for path in [*(ROOT / "demos").glob("*.py"), ROOT / "demos" / "GALLERY_HEADER.rst"]:
+    shutil.copy2(path, DEMOS)
+
 os.environ[OUT_VARIABLE] = str(ROOT / "docs" / "_build" / "pictures")
 sphinx_gallery_conf: dict[str, Any] = {
-    "examples_dirs": ["../demos"],
+    "examples_dirs": [str(DEMOS)],
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"/(?!_)\w+\.py",
-    "ignore_pattern": r"__init__\.py|flower_app",
     "within_subsection_order": by_lesson,
     "image_scrapers": (Pictures(),),
     "reset_modules": (),

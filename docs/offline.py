@@ -23,7 +23,7 @@ def block(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-_SHAPE = re.compile(r"(?<=, )\*(?=\w)")
+_SHAPE = re.compile(r"([(,] ?)\*(?=\w)")
 
 
 def keep_stars(
@@ -35,7 +35,7 @@ def keep_stars(
     lines: list[str],
 ) -> None:
     """Keep ``(n, *shape)`` of a docstring from being read as the start of emphasis."""
-    lines[:] = [line if "``" in line else _SHAPE.sub(r"\\*", line) for line in lines]
+    lines[:] = [line if "``" in line else _SHAPE.sub(r"\1\\*", line) for line in lines]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

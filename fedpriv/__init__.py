@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fedpriv import defenses, losses, models, privacy, training
+from fedpriv import defenses, engines, losses, models, privacy, training
 from fedpriv.pointers import PointerTensor, TorchHook, VirtualWorker
 from fedpriv.training import (
     ChosenModels,
@@ -43,6 +43,7 @@ __all__ = [
     "VirtualWorker",
     "data",
     "defenses",
+    "engines",
     "lab",
     "losses",
     "models",

@@ -45,9 +45,9 @@ def report(result):
     return f"the seed was {int(result['seed'])}"
 
 if __name__ == "__main__":
-    from fedpriv.cli import run_demo_script
+    from fedpriv.cli import run_script
 
-    run_demo_script(__file__)
+    run_script(main, report)
 '''
 BENCH = '''"""Measures nothing."""
 

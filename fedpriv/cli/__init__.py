@@ -1,5 +1,5 @@
 """The command line, ``fedpriv``. Nothing heavy is imported before a command needs it."""
 
-from fedpriv.cli.app import main, run_demo_script, run_script
+from fedpriv.cli.app import main, run_script
 
-__all__ = ["main", "run_demo_script", "run_script"]
+__all__ = ["main", "run_script"]

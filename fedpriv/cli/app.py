@@ -17,6 +17,7 @@ from fedpriv import __version__
 from fedpriv.cli import options, output, scripts
 from fedpriv.cli.attack import attack_file
 from fedpriv.cli.exercise import exercise
+from fedpriv.cli.explore import explore
 
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 _positive = click.FloatRange(min=0, min_open=True)
@@ -140,31 +141,12 @@ def attack(file: Path, out: Path, as_json: bool, fail_on_leak: bool, **given: An
 
 
 app.add_command(exercise)
+app.add_command(explore)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``fedpriv`` with `arguments` (by default those of the process) and exit."""
     sys.exit(_run(app, arguments, "fedpriv"))
-
-
-def run_demo_script(file: str) -> None:
-    """Run the demo at `file` with the options of ``fedpriv demo``: the last line of every demo script.
-
-    It returns where all went well and exits with a code where not.
-    """
-    path = Path(file).resolve()
-
-    @click.command(context_settings=options.CONTEXT, help=scripts.title(path))
-    @options.out
-    @options.seed
-    @options.as_json
-    def script(out: Path, seed: int, as_json: bool) -> None:
-        module = scripts.load(path)
-        _run_demo(module.main, module.report, out, seed, as_json)
-
-    code = _run(script, None, path.name)
-    if code:
-        sys.exit(code)
 
 
 def run_script(main: Callable[..., dict[str, Any]], report: Callable[[dict[str, Any]], str]) -> None:

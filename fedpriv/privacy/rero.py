@@ -98,7 +98,7 @@ def rero_bound_dp(*, prior_success: float, epsilon: float, delta: float = 0.0) -
     """Largest success probability of any attack on any (epsilon, delta)-private mechanism.
 
     ``min(e^epsilon kappa + delta, 1 - e^-epsilon (1 - delta - kappa))``. The first term for delta = 0 is
-    the bound of [1]_; the second is the same inequality for the failure. Both can be attained.
+    the bound of Balle et al. 2022; the second is the same inequality for the failure. Both can be attained.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def rero_bound_local_dp(*, prior_success: float, epsilon: float) -> float:
 def rero_bound_rdp(*, prior_success: float, rdp_epsilon: float, order: float) -> float:
     """Largest success probability on an (order, rdp_epsilon)-Rényi private mechanism.
 
-    ``(kappa e^rdp_epsilon)^((order - 1) / order)``, from Hölder's inequality; in [1]_ beside the pure bound.
+    ``(kappa e^rdp_epsilon)^((order - 1) / order)``, from Hölder's inequality; in Balle et al. 2022 beside the pure bound.
     Any order gives a bound, the best one is usually between 1.5 and 20. For Gaussian noise `rero_bound` is
     never worse.
 

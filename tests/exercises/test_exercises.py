@@ -79,3 +79,11 @@ def test_start_never_overwrites(tmp_path):
     with pytest.raises(ValueError, match="your work would be lost"):
         grading.start(EXERCISES["tutorial"], tmp_path)
     assert file.read_text() == "mine"
+
+
+def test_a_wheel_carries_every_exercise_and_no_solution():
+    tomllib = pytest.importorskip("tomllib")
+    root = SOLUTIONS.parents[1]
+    build = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    carried = {name for name in build["targets"]["wheel"]["force-include"] if name.startswith("exercises/")}
+    assert carried == {"exercises/checks", *(f"exercises/{name}.py" for name in EXERCISES)}
