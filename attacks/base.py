@@ -110,6 +110,8 @@ class Attack(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str]
+    searches: ClassVar[bool] = False
+    """Whether it drives the residual down step by step, so that it cannot better an answer without any."""
 
     @final
     @one_thread()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from attacks.adaptive import for_mechanisms, see_through
+from attacks.adaptive import comparable, explains, for_mechanisms, see_through, unexplained
 from attacks.base import (
     Attack,
     NotIdentifiable,
@@ -34,10 +34,14 @@ def reconstruct(
     reconstruction with the smallest residual is returned.
 
     Where ``Knowledge.mechanisms`` declares defenses, the attacks that know them (`attacks.adaptive`) come
-    first, and the others are tried only if none of these has an answer: behind a defense the plain residual
-    says little, since wrong data may explain a changed update better than the true ones. For pruned updates
-    residual and certificate are about the numbers that arrived; behind all other defenses the residual
-    compares with an update without defense, and the notes say what is left where the comparison is fair.
+    first. The others get their try if none of these has a certificate or explains what arrived, as far as the
+    declared noise lets anybody tell. Then a certificate counts first, and after it how little is left
+    unexplained *through the defense* (`attacks.adaptive.unexplained`): behind a defense the plain residual
+    says little, since wrong data may explain a changed update better than the true ones. Samples behind
+    mixtures and single clients behind sums cannot be compared in this way; there an informed answer stands.
+    For pruned updates residual and certificate are about the numbers that arrived; behind all other defenses
+    the residual compares with an update without defense, and the notes say what is left where the comparison
+    is fair.
 
     Parameters
     ----------
@@ -80,11 +84,37 @@ def reconstruct(
     generator = generator or torch.Generator().manual_seed(0)
     trial = _Trial(generator=generator, deadline=start + time_budget, budget=time_budget)
     found = trial.run(for_mechanisms(observations), observations, _what_arrived)
-    found = found or trial.run([attack() for attack in ATTACKS], observations)
+    if _settled(observations, found):
+        return min(found, key=_grade)
+    informed = len(found)
+    found += trial.run([attack() for attack in ATTACKS], observations)
     if not found:
         message = "the data cannot be recovered; " + "; ".join(trial.refusals)
         raise NotIdentifiable(message, trial.determined)
-    return min(found, key=lambda r: (not bool(r.certified.all()), r.residual != r.residual, r.residual))
+    if not informed:
+        return min(found, key=_grade)
+    return min(
+        found, key=lambda r: _grade(replace(r, residual=unexplained(observations, r.inputs, r.targets)))
+    )
+
+
+def _grade(found: Reconstruction) -> tuple[bool, bool, float]:
+    """The smaller the better: by certificate first, then by residual."""
+    return not bool(found.certified.all()), found.residual != found.residual, found.residual
+
+
+def _settled(observations: Observations, found: Sequence[Reconstruction]) -> bool:
+    """Whether no plain attack can better what the informed ones found, or nobody could tell."""
+    return any(
+        bool(r.certified.all())
+        or not comparable(observations, r.inputs)
+        or explains(observations, r.inputs, r.targets)
+        for r in found
+    )
+
+
+_NOTHING_LEFT = 1e-5
+"""Residual below which a search has nothing to gain: what lacks a certificate then is not determined."""
 
 
 @dataclass(kw_only=True)
@@ -106,6 +136,8 @@ class _Trial:
         """What the attacks find in ``view(observations)``, up to the first with all certificates."""
         found: list[Reconstruction] = []
         for attack in tried:
+            if attack.searches and any(r.residual <= _NOTHING_LEFT for r in found):
+                continue
             remaining = self.deadline - time.perf_counter()
             if remaining <= 0:
                 self.refusals.append(f"{attack.name}: no time left of {self.budget} s")

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy, interpolate
 import attacks
 import fedpriv
 from attacks.matching.blocks import BlockwiseInversion
+from attacks.matching.priors import Box
 from fedpriv.cli import scripts
 from fedpriv.victims import conv_small, lenet_dlg, resnet18
 
@@ -39,6 +40,8 @@ else:  # a folder of benchmarks is no package, and is called differently in a wh
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 MNIST = (0.1307,), (0.3081,)
+INK = Box(low=-MNIST[0][0] / MNIST[1][0], high=(1 - MNIST[0][0]) / MNIST[1][0])
+"""Valid pixels once normalized; breaching projects onto the same."""
 SEEDS = (9001, 9002, 9003)
 BUDGET = 300.0
 CAP = 120.0
@@ -117,7 +120,12 @@ def _tasks() -> dict[str, Task]:
         "changes": NO_TV,
         "iterations": 1000,
         "ours": {
-            "inverting gradients": attacks.InvertingGradients(starts=1, steps=1000, smoothness=0.0, scale=0.1)
+            "inverting gradients": attacks.InvertingGradients(
+                starts=1, steps=600, rate=0.3, smoothness=0.0, scale=0.1, box=INK
+            ),
+            "the search alone": attacks.InvertingGradients(
+                starts=1, steps=600, rate=0.3, smoothness=0.0, scale=0.1, box=INK, finish=False
+            ),
         },
     }
     return {

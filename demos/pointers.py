@@ -61,7 +61,7 @@ def step(seed: int) -> dict[str, Any]:
         ledger.note("model.send(bob)")
         loss = fedpriv.losses.squared_error(model(data), target)
         ledger.note("loss = ((model(data) - target) ** 2).sum()")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         ledger.note("loss.backward()")
         optimizer.step()
         ledger.note("optimizer.step()")

@@ -11,8 +11,10 @@ from attacks.adaptive.choose import for_mechanisms
 from attacks.adaptive.clipping import ClippedInversion, unclipped
 from attacks.adaptive.evidence import Partial, see_through
 from attacks.adaptive.exclusion import LeaveOut
+from attacks.adaptive.explain import comparable, explains, unexplained
 from attacks.adaptive.mixtures import MixtureInversion, unmix
 from attacks.adaptive.noise import NoisyInversion
+from attacks.adaptive.noisy_search import NoisySearch
 from attacks.adaptive.pruning import PrunedInversion
 from attacks.adaptive.quantization import QuantizedInversion
 from attacks.adaptive.signs import SignInversion
@@ -24,16 +26,20 @@ __all__ = [
     "LeaveOut",
     "MixtureInversion",
     "NoisyInversion",
+    "NoisySearch",
     "Partial",
     "PassedOn",
     "PrunedInversion",
     "QuantizedInversion",
     "SignInversion",
+    "comparable",
     "difference",
+    "explains",
     "for_mechanisms",
     "passed_on",
     "remainder",
     "see_through",
     "unclipped",
+    "unexplained",
     "unmix",
 ]

@@ -9,6 +9,7 @@ from attacks.adaptive.clipping import ClippedInversion
 from attacks.adaptive.exclusion import LeaveOut
 from attacks.adaptive.mixtures import MixtureInversion
 from attacks.adaptive.noise import NoisyInversion
+from attacks.adaptive.noisy_search import NoisySearch
 from attacks.adaptive.pruning import PrunedInversion
 from attacks.adaptive.quantization import QuantizedInversion
 from attacks.adaptive.signs import SignInversion
@@ -32,8 +33,8 @@ TABLE: tuple[tuple[type[Mechanism], tuple[Attack, ...]], ...] = (
     (Sparsified, (PrunedInversion(), LeaveOut())),
     (Perturbed, (LeaveOut(),)),
     (SignOnly, (SignInversion(),)),
-    (Quantized, (QuantizedInversion(),)),
-    (Noised, (NoisyInversion(),)),
+    (Quantized, (QuantizedInversion(), NoisySearch())),
+    (Noised, (NoisyInversion(), NoisySearch())),
     (Clipped, (ClippedInversion(),)),
     (PerSampleClipped, (ClippedInversion(),)),
     (Mixed, (MixtureInversion(),)),
@@ -62,7 +63,7 @@ def for_mechanisms(observations: Observation | Sequence[Observation]) -> list[At
     >>> update, loss = [torch.ones(1, 1), torch.ones(1)], torch.nn.functional.mse_loss
     >>> seen = Observation(torch.nn.Linear(1, 1), update, loss, known)
     >>> [type(attack).__name__ for attack in for_mechanisms(seen)]
-    ['NoisyInversion', 'ClippedInversion']
+    ['NoisyInversion', 'NoisySearch', 'ClippedInversion']
     """
     evidence = as_evidence(observations)
     found: list[Attack] = []

@@ -14,6 +14,7 @@ prior; here without a prior.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from attacks.adaptive.evidence import beside
 from attacks.adaptive.grade import assumptions
 from attacks.adaptive.likelihood import Rounds, Weights, most_likely
 from attacks.adaptive.rows import Fit, Rows, best_rank_one, fit_rows, rows_of_all
+from attacks.adaptive.smooth import least_squares
 from attacks.base import Attack, Claim, Observations
 from attacks.exact.count import told_count
 from attacks.labels import recover_targets
@@ -95,15 +97,10 @@ class NoisyInversion(Attack):
         notes = assumptions(len(observations))
         if targets is None:
             return Claim(inputs=start, notes=notes)
-        rounds = Rounds.of(observations, rows.shape)
-        point = most_likely(
-            rounds,
-            fit.inputs,
-            targets,
-            _absolute(std) if laplace else _equal,
-            repeats=_REPEATS if laplace else 1,
-            deadline=deadline,
-        )
+        point = least_squares(observations, fit.inputs, targets, rows.shape, deadline=deadline)
+        if laplace:
+            rounds = Rounds.of(observations, rows.shape)
+            point = least_absolute(rounds, (point, fit.inputs), targets, std, deadline=deadline)
         return Claim(inputs=point.reshape(1, *rows.shape), targets=targets, notes=notes)
 
 
@@ -111,10 +108,6 @@ def _largest_of_noise(observation: Observation, rows: Rows) -> float:
     """About the largest singular value that rounding and noise have in a matrix of this shape."""
     noise = observation.knowledge.noise_std / per_gradient(observation)
     return stored_rounding(observation) + noise * sum(math.sqrt(size) for size in rows.values.shape)
-
-
-def _equal(predicted: Tensor, observed: Tensor) -> Tensor:  # noqa: ARG001 (the interface)
-    return torch.ones_like(predicted)
 
 
 def _absolute(std: float) -> Weights:
@@ -125,6 +118,31 @@ def _absolute(std: float) -> Weights:
         return 1 / (predicted - observed).abs().clamp_min(0.05 * scale) * scale
 
     return weights
+
+
+def least_absolute(
+    rounds: Rounds, starts: Sequence[Tensor], targets: Tensor, std: float, *, deadline: float
+) -> Tensor:
+    """The inputs (d,) with the least sum of absolute errors that is found from `starts`, these included.
+
+    Parameters
+    ----------
+    rounds : Rounds
+    starts : sequence of Tensor of shape (d,)
+    targets : Tensor
+        Of the one sample.
+    std : float
+        Of the noise.
+    deadline : float
+        In terms of ``time.perf_counter()``.
+    """
+    weigh = _absolute(std or 1e-30)
+    reached = [
+        most_likely(rounds, start, targets, weigh, repeats=_REPEATS, deadline=deadline) for start in starts
+    ]
+    return min(
+        (*starts, *reached), key=lambda x: float((rounds.sent(x, targets) - rounds.observed).norm(p=1))
+    )
 
 
 def _least_absolute(rows: Rows, std: float) -> Fit:

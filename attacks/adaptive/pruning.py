@@ -12,6 +12,7 @@ later ones carry what earlier ones left out.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,13 @@ from fedpriv.wire.mechanisms import Sparsified
 
 EXACT = 1e-5
 """Relative residual on the surviving numbers below which the coordinates that were solved for count."""
-_LENGTHS = torch.logspace(-2, 2, 33, dtype=torch.float64)
+_LENGTHS = tuple(
+    sign * 10 ** (exponent / 8)
+    for size in range(17)
+    for exponent in sorted({size, -size})
+    for sign in (1.0, -1.0)
+)
+"""Root mean squares of a sample from 0.01 to 100 with both signs, those near one first: time may end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +98,7 @@ class PrunedInversion(Attack):
         inputs = fit.inputs.reshape(1, *rows.shape)
         notes: tuple[str, ...] = ()
         if not bool((rows.values[:, -1] * rows.mask[:, -1]).any()):
-            inputs, notes = _with_length(seen[0], fit, rows.shape)
+            inputs, notes = _with_length(seen[0], fit, rows.shape, deadline)
         found = complete(seen, inputs, fit.known, deadline=deadline)
         missing = int((~fit.known).sum())
         solved = found.residual <= EXACT
@@ -104,22 +111,35 @@ class PrunedInversion(Attack):
         return Claim(inputs=found.inputs, targets=found.targets, notes=(*notes, grade), assumed=assumed)
 
 
-def _with_length(seen: Observation, fit: Fit, shape: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
+def _with_length(
+    seen: Observation, fit: Fit, shape: tuple[int, ...], deadline: float
+) -> tuple[Tensor, tuple[str, ...]]:
     """The sample at the length with which the other layers agree best: no bias of the first layer arrived."""
     direction = fit.inputs / fit.inputs.norm() * len(fit.inputs) ** 0.5
     observed = observed_vector(seen)
 
-    def distance(length: float) -> float:
+    def distance(length: float, targets: Tensor | None = None) -> float:
         inputs = (length * direction).reshape(1, *shape)
-        targets, _ = recover_targets(seen, inputs)
+        if targets is None:
+            targets, _ = recover_targets(seen, inputs)
         with own_randomness():
             return float((replay(seen, inputs, targets) - observed).norm())
 
-    tried = [sign * float(length) for sign in (1, -1) for length in _LENGTHS]
-    best = min(tried, key=distance)
+    tried: dict[float, float] = {}
+    for length in _LENGTHS:
+        tried[length] = distance(length)
+        if time.perf_counter() > deadline:
+            break
+    best = min(tried, key=lambda length: tried[length])
+    targets, _ = recover_targets(seen, (best * direction).reshape(1, *shape))
     low, high = best / 1.4, best * 1.4
     for _ in range(30):  # golden section
+        if time.perf_counter() > deadline:
+            note = (
+                "no bias of the first layer arrived, and time ended before the length of the sample was found"
+            )
+            return (best * direction).reshape(1, *shape), (note,)
         left, right = high - 0.618 * (high - low), low + 0.618 * (high - low)
-        low, high = (low, right) if distance(left) < distance(right) else (left, high)
+        low, high = (low, right) if distance(left, targets) < distance(right, targets) else (left, high)
     note = "no bias of the first layer arrived: the length of the sample follows from the other layers"
     return ((low + high) / 2 * direction).reshape(1, *shape), (note,)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from attacks.base import Attack, Observations
+from attacks.base import Attack, Claim, Observations
 from attacks.exact.consistency.backward import takes_classes
 from attacks.labels import label_counts
 from attacks.matching.check import why_no_match
@@ -26,6 +26,7 @@ class MatchingAttack(Attack):
     """Base class of the attacks that match gradients: applicability and the parts that papers share."""
 
     needs_labels: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
 
     def why_not(self, observations: Observations) -> str | None:
         """See `Attack.why_not`; of several visits the last one is taken."""
@@ -77,6 +78,18 @@ def known_labels(problem: Problem) -> tuple[Tensor, tuple[str, ...]]:
     doubtful = int((found.confidence < 0.5).sum())
     note = f"{doubtful} of {len(found.values)} labels are uncertain: {found.source}"
     return found.values.to(problem.device), (note,) if doubtful else ()
+
+
+def inputs_alone(problem: Problem) -> tuple[Unknowns, tuple[str, ...]]:
+    """The unknowns once `known_labels` has read the targets, with its notes; raises as it does."""
+    labels, notes = known_labels(problem)
+    unknowns = Unknowns(num_samples=problem.num_samples, input_shape=problem.input_shape, targets=labels)
+    return unknowns, notes
+
+
+def claim_at(unknowns: Unknowns, point: Tensor, notes: tuple[str, ...]) -> Claim:
+    """The claim that one point (N,) makes, for a search for inputs alone."""
+    return Claim(inputs=unknowns.split(point[None])[0][0], targets=unknowns.targets, notes=notes)
 
 
 def refine(

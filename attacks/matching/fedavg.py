@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Claim, Observations
-from attacks.label_counts import head
+from attacks.label_evidence import head
 from attacks.matching.check import why_not_linear, why_not_probed
 from attacks.matching.compose import MatchingAttack, known_labels, residual_of, takes_labels
 from attacks.matching.inverting_gradients import InvertingGradients

@@ -16,14 +16,14 @@ from typing import ClassVar
 import torch
 
 from attacks.base import Claim, Observations
-from attacks.matching.compose import MatchingAttack, known_labels
+from attacks.matching.compose import MatchingAttack, claim_at, inputs_alone
 from attacks.matching.objectives import SquaredError
 from attacks.matching.optimizers import Adam
 from attacks.matching.priors import BatchNormStatistics, GroupConsistency, Norm, Prior, TotalVariation
 from attacks.matching.problem import Problem
 from attacks.matching.schedules import CosineDecay, WarmUp
 from attacks.matching.search import search
-from attacks.matching.unknowns import Energy, Unknowns
+from attacks.matching.unknowns import Energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,7 @@ class GradInversion(MatchingAttack):
     def run(self, observations: Observations, *, generator: torch.Generator, deadline: float) -> Claim:
         """See `Attack.run`; of several visits the last one is taken."""
         problem = Problem.of(observations[-1])
-        labels, notes = known_labels(problem)
-        unknowns = Unknowns(num_samples=problem.num_samples, input_shape=problem.input_shape, targets=labels)
+        unknowns, notes = inputs_alone(problem)
         found = search(
             Energy(
                 problem=problem, unknowns=unknowns, objective=SquaredError(), priors=self._priors(problem)
@@ -68,7 +67,7 @@ class GradInversion(MatchingAttack):
             deadline=deadline,
             describe=self.name,
         )
-        return Claim(inputs=unknowns.split(found.point[None])[0][0], targets=labels, notes=notes)
+        return claim_at(unknowns, found.point, notes)
 
     def _priors(self, problem: Problem) -> tuple[tuple[float, Prior], ...]:
         priors: list[tuple[float, Prior]] = [

@@ -14,11 +14,10 @@ from typing import ClassVar
 import torch
 
 from attacks.base import Claim, Observations
-from attacks.matching.compose import known_labels, precise, refine
+from attacks.matching.compose import claim_at, inputs_alone, precise, refine
 from attacks.matching.dlg import DLG, EXPLAINED
 from attacks.matching.problem import Problem
 from attacks.matching.search import Search
-from attacks.matching.unknowns import Unknowns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +31,10 @@ class IDLG(DLG):
     >>> import fedpriv
     >>> from torch import nn
     >>> model = fedpriv.models.mlp([6, 12, 3], activation=nn.Sigmoid).double()
-    >>> x, loss = torch.linspace(0, 1, 6, dtype=torch.float64)[None], nn.functional.cross_entropy
-    >>> gradient = torch.autograd.grad(loss(model(x), torch.tensor([2])), model.parameters())
-    >>> known = fedpriv.Knowledge(num_samples=1)
-    >>> found = IDLG()(fedpriv.Observation(model, gradient, loss, known))
-    >>> bool(torch.allclose(found.inputs, x, atol=1e-6)), found.targets
-    (True, tensor([2]))
+    >>> bob = {"bob": (torch.linspace(0.1, 0.6, 6)[None].double(), torch.tensor([2]))}
+    >>> run = fedpriv.FederatedTrainer(model, nn.functional.cross_entropy, bob, lr=0.1).run(rounds=1)
+    >>> IDLG()(run.transcript.observations("bob")).inputs.float()
+    tensor([[0.1000, 0.2000, 0.3000, 0.4000, 0.5000, 0.6000]])
     """
 
     starts: int = 2
@@ -49,8 +46,7 @@ class IDLG(DLG):
     def run(self, observations: Observations, *, generator: torch.Generator, deadline: float) -> Claim:
         """See `Attack.run`; of several visits the last one is taken."""
         problem = Problem.of(observations[-1], dtype=precise(observations[-1]))
-        labels, notes = known_labels(problem)
-        unknowns = Unknowns(num_samples=problem.num_samples, input_shape=problem.input_shape, targets=labels)
+        unknowns, notes = inputs_alone(problem)
         found: Search | None = None
         best = (torch.zeros(0), float("inf"))
         # Gauss-Newton often needs no more than a glimpse of the way; else the search goes on from there.
@@ -62,4 +58,4 @@ class IDLG(DLG):
             best = min(best, refined, key=lambda result: result[1]) if len(best[0]) else refined
             if best[1] < EXPLAINED:
                 break
-        return Claim(inputs=unknowns.split(best[0][None])[0][0], targets=labels, notes=notes)
+        return claim_at(unknowns, best[0], notes)

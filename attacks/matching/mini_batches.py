@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from attacks.label_counts import head, mean_prediction
+from attacks.label_evidence import head, mean_prediction
 from attacks.matching.problem import Problem
 from attacks.replay import observed_vector, sums_over_samples
 from attacks.rounding import stored_rounding

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from attacks.matching.one_pass import one_pass_agrees
 from attacks.matching.unknown import input_shape_of, num_samples_of
 from attacks.replay import (
     REPLAY_ERRORS,
     State,
     compared_names,
     observed_vector,
-    own_randomness,
     pooling_factor,
     sent_state,
 )
@@ -187,7 +187,7 @@ class Problem:
         targets : Tensor of shape (K, n, ...)
         """
         if len(inputs) > 1 and self.vectorizes:
-            return self._together(inputs, targets)
+            return self.together(inputs, targets)
         each = [self.gradients(x, t) for x, t in zip(inputs, targets, strict=True)]
         return [torch.stack(parts) for parts in zip(*each, strict=True)]
 
@@ -198,24 +198,7 @@ class Problem:
         Not so, for example, with batch norm in training mode, which writes into its buffers, nor with layer
         norm, whose second derivatives come out wrong in one pass (seen in PyTorch 2.13).
         """
-        size = (2, self.num_samples, *self.input_shape)
-        inputs = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        inputs = inputs.to(self.device, self.dtype)
-        try:
-            with own_randomness():
-                some = self.some_targets(inputs[0])
-                targets = some.expand(2, *some.shape)
-                one = _with_slope(lambda x: self.gradients(x, targets[1]), inputs[1])
-                two = _with_slope(
-                    lambda x: [g[1] for g in self._together(torch.stack([inputs[0], x]), targets)], inputs[1]
-                )
-        except REPLAY_ERRORS:
-            return False
-        limit = torch.finfo(self.dtype).eps
-        return all(
-            float((a - b).square().sum()) <= limit * float(a.square().sum())
-            for a, b in zip(one, two, strict=True)
-        )
+        return one_pass_agrees(self)
 
     def some_targets(self, inputs: Tensor) -> Tensor:
         """Targets that the loss takes for `inputs` (n, *input_shape): labels if it does, else numbers.
@@ -247,8 +230,8 @@ class Problem:
         assert total is not None  # at least one local step
         return self._finished(total, inputs, targets)
 
-    def _together(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """All candidates in one pass."""
+    def together(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        """`stacked_gradients` in one pass; only right where `vectorizes`."""
         return list(vmap(self.pure_gradients)(inputs, targets))
 
     def _finished(self, total: list[Tensor], inputs: Tensor, targets: Tensor) -> list[Tensor]:
@@ -258,15 +241,6 @@ class Problem:
         factor = pooling_factor(self.observation, inputs, targets, self.state)
         scaled: list[Tensor] = [factor * g for g in kept]
         return scaled
-
-
-def _with_slope(function: Callable[[Tensor], list[Tensor]], point: Tensor) -> tuple[Tensor, Tensor]:
-    """The values as one vector, and the slope of the sum of their squares, both in float64."""
-    leaf = point.clone().requires_grad_()
-    with torch.enable_grad():
-        values = torch.cat([g.reshape(-1) for g in function(leaf)])
-        slope = torch.autograd.grad(values.square().sum(), leaf)[0]
-    return values.detach().double(), slope.double()
 
 
 def _precision(observation: Observation) -> torch.dtype:

@@ -46,7 +46,7 @@ class Search:
     history : tuple of (int, float)
         Step and best value, at every improvement that was looked at.
     stopped : str
-        Why the loop ended: ``"done"``, ``"time"``, ``"interrupted"`` or ``"converged"``.
+        Why the loop ended: ``"done"``, ``"paused"``, ``"time"``, ``"interrupted"`` or ``"converged"``.
     """
 
     step: int
@@ -102,6 +102,7 @@ def search(
     enough: float = 0.0,
     at_once: int | None = None,
     deadline: float = float("inf"),
+    pause: int | None = None,
     resume: Search | None = None,
     describe: str = "matching",
 ) -> Search:
@@ -134,6 +135,8 @@ def search(
         How many starts are evaluated in one pass; all if not given.
     deadline : float
         In terms of ``time.perf_counter()``; no step begins that would not end before it.
+    pause : int, optional
+        End at this step, to be resumed; progress stays a share of `steps`.
     resume : Search, optional
         Go on from there; `points` is not used then.
     describe : str
@@ -155,9 +158,10 @@ def search(
     schedule = schedule or Constant()
     state = resume or _begin(points, optimizer)
     slowest = 0.0
+    last = steps if pause is None else min(pause, steps)
     with tqdm(total=steps, initial=state.step, desc=describe, disable=None, leave=False, delay=1.0) as bar:
         try:
-            while state.step < steps:
+            while state.step < last:
                 begun = time.perf_counter()
                 if begun + slowest >= deadline:
                     return replace(_scored(state, score), stopped="time")
@@ -180,7 +184,7 @@ def search(
                 bar.update()
         except KeyboardInterrupt:
             return replace(_scored(state, score), stopped="interrupted")
-    return replace(_scored(state, score), stopped="done")
+    return replace(_scored(state, score), stopped="done" if state.step >= steps else "paused")
 
 
 class _Evaluation:

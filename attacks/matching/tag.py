@@ -81,6 +81,7 @@ class TagInversion(Attack):
     rate: float = 0.05
     alpha: float = 0.01
     name: ClassVar[str] = "TAG"
+    searches: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "Deng et al., TAG: Gradient Attack on Transformer-based Language Models, EMNLP 2021"
     )

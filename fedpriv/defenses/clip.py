@@ -22,16 +22,20 @@ def check_clip_norm(clip_norm: float) -> None:
 
 
 def clip_factor(update: Tensors, clip_norm: float) -> float:
-    """``min(1, clip_norm / norm)``; 1 for the zero update.
+    """``min(1, clip_norm / norm)``; 1 for the zero update."""
+    return factor_to(clip_norm, joint_norm(update), update)
+
+
+def factor_to(bound: float, norm: float, update: Tensors) -> float:
+    """What brings `update`, whose norm of any kind is `norm`, down to `bound`; 1 if it is not above.
 
     Casting the product to a narrow dtype may round up, so the factor is lowered by one unit of the least
     precise dtype: the result obeys the bound and not only almost.
     """
-    norm = joint_norm(update)
-    if norm <= clip_norm:
+    if norm <= bound:
         return 1.0
     coarsest = max(torch.finfo(tensor.dtype).eps for tensor in update.values())
-    return clip_norm / norm * (1 - coarsest)
+    return bound / norm * (1 - coarsest)
 
 
 @dataclass(frozen=True, kw_only=True)

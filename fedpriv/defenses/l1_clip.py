@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fedpriv.defenses.base import Context, Defense, Measurements
+from fedpriv.defenses.clip import factor_to
 from fedpriv.defenses.vectors import cast_like, scaled
 from fedpriv.wire import Tensors
 from fedpriv.wire.mechanisms import Clipped
@@ -34,12 +35,8 @@ def l1_norm(update: Tensors) -> float:
 
 
 def l1_clip_factor(update: Tensors, l1_clip_norm: float) -> float:
-    """``min(1, l1_clip_norm / L1 norm)``, lowered by one unit of the coarsest dtype, as `clip_factor`."""
-    norm = l1_norm(update)
-    if norm <= l1_clip_norm:
-        return 1.0
-    coarsest = max(torch.finfo(tensor.dtype).eps for tensor in update.values())
-    return l1_clip_norm / norm * (1 - coarsest)
+    """``min(1, l1_clip_norm / L1 norm)``; 1 for the zero update."""
+    return factor_to(l1_clip_norm, l1_norm(update), update)
 
 
 @dataclass(frozen=True, kw_only=True)

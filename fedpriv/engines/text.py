@@ -31,17 +31,19 @@ def request_to_text(request: Request) -> str:
     >>> request_from_text(request_to_text(sent)).state["w"]
     tensor([0.1000])
     """
-    return json.dumps(
-        {
-            "id": request.id,
-            "client": request.client,
-            "operation": request.operation,
-            "round": request.round,
-            "parameters": dict(request.parameters),
-            "tell_samples": request.tell_samples,
-            "state": _tensors_to_json(request.state),
-        }
-    )
+    return json.dumps({**settings_of(request), "state": _tensors_to_json(request.state)})
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """All of `request` but the model, as JSON knows it."""
+    return {
+        "id": request.id,
+        "client": request.client,
+        "operation": request.operation,
+        "round": request.round,
+        "parameters": dict(request.parameters),
+        "tell_samples": request.tell_samples,
+    }
 
 
 def request_from_text(text: str) -> Request:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import statistics
 from typing import Any
 
 from fedpriv.privacy.checks import (
@@ -26,6 +27,8 @@ from fedpriv.privacy.checks import (
 # Grids of privacy losses. Rounding is always upwards: a coarser grid is faster and gives more epsilon.
 _FINE, _COARSE = 1e-4, 1e-3
 _NOISE_TOLERANCE = 1e-3  # of `noise_for` with sampling: the noise is at most this fraction too large
+_HARDLY_ANY = 1e-5  # noise multiplier below which the library's root finding need not converge
+_LARGEST_EXPONENT = 700.0  # exp of a float ends at 709
 
 
 def epsilon(*, noise_multiplier: float, delta: float, rounds: int = 1, sampling_rate: float = 1.0) -> float:
@@ -52,7 +55,8 @@ def epsilon(*, noise_multiplier: float, delta: float, rounds: int = 1, sampling_
     -------
     float
         For the unit whose contribution is clipped (a client in `GaussianNoise`, a sample in DP-SGD), and
-        add/remove adjacency.
+        add/remove adjacency. With hardly any noise it is large, and infinite beyond the range of floats;
+        where the numerical accountant ends before that, the larger epsilon without sampling is returned.
 
     Raises
     ------
@@ -78,9 +82,12 @@ def epsilon(*, noise_multiplier: float, delta: float, rounds: int = 1, sampling_
     check_rounds(rounds)
     check_sampling_rate(sampling_rate)
     if sampling_rate == 1:
-        return float(_library().get_epsilon_gaussian(noise_multiplier / math.sqrt(rounds), delta))
-    losses = sampled_gaussian_losses(noise_multiplier, rounds, sampling_rate)
-    found = float(losses.get_epsilon_for_delta(delta))
+        return _unsampled(noise_multiplier / math.sqrt(rounds), delta)
+    try:
+        losses = sampled_gaussian_losses(noise_multiplier, rounds, sampling_rate)
+        found = float(losses.get_epsilon_for_delta(delta))
+    except OverflowError:  # losses beyond all exponents; sampling never costs
+        return _unsampled(noise_multiplier / math.sqrt(rounds), delta)
     if math.isinf(found):
         raise ValueError(
             f"delta must be at least about 1e-14 where clients are sampled, got {delta!r}; below that the "
@@ -125,7 +132,10 @@ def noise_for(*, epsilon: float, delta: float, rounds: int = 1, sampling_rate: f
         return enough
 
     def too_little(noise: float) -> bool:
-        losses = sampled_gaussian_losses(noise, rounds, sampling_rate, grid=_COARSE)
+        try:
+            losses = sampled_gaussian_losses(noise, rounds, sampling_rate, grid=_COARSE)
+        except OverflowError:  # losses beyond all exponents: nobody can say that it is enough
+            return True
         return float(losses.get_epsilon_for_delta(delta)) > epsilon
 
     scarce = enough / 2  # sampling never costs, so `enough` is enough; halve until it is not
@@ -174,6 +184,9 @@ def laplace_epsilon(*, noise_multiplier: float, rounds: int = 1, delta: float = 
     if delta == 0:
         return pure
     check_delta(delta)
+    # Every loss is then 1 / noise_multiplier but with probability exp(-700): a delta saves -log(1 - delta).
+    if 1 / noise_multiplier > _LARGEST_EXPONENT:
+        return pure
     _library()
     pld = importlib.import_module("dp_accounting.pld")
     once = pld.privacy_loss_distribution.from_privacy_parameters(
@@ -233,6 +246,14 @@ def sampled_gaussian_losses(
         value_discretization_interval=grid * max(1.0, noise_multiplier**-2),  # losses grow like this
     )
     return once.self_compose(rounds)
+
+
+def _unsampled(noise: float, delta: float) -> float:
+    """One release of the Gaussian mechanism, all of it at once."""
+    if noise >= _HARDLY_ANY:
+        return float(_library().get_epsilon_gaussian(noise, delta))
+    # Without the second term of the equation, which lowers epsilon by about 1, of at least 4e9.
+    return (0.5 / noise - statistics.NormalDist().inv_cdf(delta)) / noise
 
 
 def _library() -> Any:

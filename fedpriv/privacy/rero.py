@@ -149,9 +149,9 @@ def rero_bound_local_dp(*, prior_success: float, epsilon: float) -> float:
 def rero_bound_rdp(*, prior_success: float, rdp_epsilon: float, order: float) -> float:
     """Largest success probability on an (order, rdp_epsilon)-Rényi private mechanism.
 
-    ``(kappa e^rdp_epsilon)^((order - 1) / order)``, from Hölder's inequality; in Balle et al. 2022 beside the pure bound.
-    Any order gives a bound, the best one is usually between 1.5 and 20. For Gaussian noise `rero_bound` is
-    never worse.
+    ``(kappa e^rdp_epsilon)^((order - 1) / order)``, from Hölder's inequality; in Balle et al. 2022 beside
+    the pure bound. Any order gives a bound, the best one is usually between 1.5 and 20. For Gaussian noise
+    `rero_bound` is never worse.
 
     Parameters
     ----------

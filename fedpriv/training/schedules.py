@@ -119,8 +119,7 @@ class ChosenModels(Schedule):
     """A malicious server: in round r every client gets ``states[r]``, whatever came back before.
 
     The clients run the honest program of `then` and cannot tell the difference. The server's own model does
-    not
-    move meanwhile; when the list is used up, `then` goes on from it.
+    not move meanwhile; when the list is used up, `then` goes on from it.
 
     Parameters
     ----------
@@ -165,3 +164,15 @@ class ChosenModels(Schedule):
 
 SCHEDULES: Mapping[str, Schedule] = {"sequential": Sequential(), "fedsgd": FedSGD(), "fedavg": FedAvg()}
 """The schedules that `FederatedTrainer` knows by name."""
+
+
+def schedule_from(given: Schedule | str | None, *, aggregated: bool) -> Schedule:
+    """`given`, looked up if it is a name; by default one in which an aggregator fits, if there is one."""
+    if given is None:
+        return FedAvg() if aggregated else Sequential()
+    found = SCHEDULES.get(given.lower()) if isinstance(given, str) else given
+    if not isinstance(found, Schedule):
+        raise ValueError(
+            f"schedule must be one of {list(SCHEDULES)} or a Schedule such as FedAvg(), got {given!r}"
+        )
+    return found

@@ -143,6 +143,13 @@ def from_state_dict(model: nn.Module, tensors: Tensors, *, round: int, seed: int
     return blank.updated({name: tensors[name] for name in (*blank.parameters, *blank.buffers)})
 
 
+def fitting(state: ServerState, own: ServerState) -> ServerState:
+    """`state`; a ``ValueError`` unless it has the names and shapes of `own`."""
+    for expected, got in ((own.parameters, state.parameters), (own.buffers, state.buffers)):
+        check_same_layout(expected, got, what="the state", remedy="pass the state of a run of the same model")
+    return state
+
+
 def load(model: nn.Module, state: ServerState) -> None:
     """Write `state` into `model`, a copy that belongs to the trainer."""
     with torch.no_grad():

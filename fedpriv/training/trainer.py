@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from torch import nn
 from fedpriv.defenses import Pipeline
 from fedpriv.defenses.pipeline import AnyDefense
 from fedpriv.defenses.randomness import draw_seed, given_or_fresh
-from fedpriv.defenses.variational import model_knowledge
 from fedpriv.engines.base import OPERATIONS, Engine
 from fedpriv.engines.local import LocalEngine
 from fedpriv.progress import progress
@@ -23,14 +21,14 @@ from fedpriv.training.checks import check_answers, check_engine, check_model, ch
 from fedpriv.training.clients import WEIGHTINGS, Client, clients_from
 from fedpriv.training.local import LocalTraining
 from fedpriv.training.owners import Owners
+from fedpriv.training.public import public_knowledge
 from fedpriv.training.rounds import Log, Round
-from fedpriv.training.schedules import SCHEDULES, FedAvg, Schedule, Sequential
+from fedpriv.training.schedules import Schedule, schedule_from
 from fedpriv.training.seeding import seeded
 from fedpriv.training.settings import check_count, check_rate
-from fedpriv.training.state import RoundResult, Run, ServerState, load, state_of
+from fedpriv.training.state import RoundResult, Run, ServerState, fitting, load, state_of
 from fedpriv.wire import Knowledge, Transcript
 from fedpriv.wire.observation import LossFn
-from fedpriv.wire.tensors import check_same_layout
 
 if TYPE_CHECKING:
     from fedpriv.wire.stream import TranscriptWriter
@@ -125,7 +123,7 @@ class FederatedTrainer:
             raise ValueError(f"weights must be one of {list(WEIGHTINGS)}, got {weights!r}")
         self.clients = clients_from(clients)
         self.pipeline = Pipeline.of(defenses)
-        self.schedule = _schedule(schedule, self.pipeline)
+        self.schedule = schedule_from(schedule, aggregated=self.pipeline.aggregator is not None)
         self.weights = weights
         self.clients_per_round = len(self.clients) if clients_per_round is None else clients_per_round
         self.training = LocalTraining(
@@ -219,7 +217,7 @@ class FederatedTrainer:
         """
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
             raise ValueError(f"rounds must be a whole number of 0 or more, got {rounds!r}")
-        state = self.initial_state() if state is None else self._fitting(state)
+        state = self.initial_state() if state is None else fitting(state, self.initial_state())
         writer = None if isinstance(record, bool) else self._writer(record)
         results = []
         for _ in progress(range(rounds), description="rounds"):
@@ -260,19 +258,13 @@ class FederatedTrainer:
         ``weights="samples"``), that of a round with the first `clients_per_round` clients. Noise inside
         several local steps adds up to first order in the learning rate.
         """
-        weights = WEIGHTINGS[self.weights](self.clients[: self.clients_per_round])
-        returned = self.schedule.kind == "parameters"
-        step_scale = self.training.lr * math.sqrt(self.training.local_steps) if returned else 1.0
-        in_model = model_knowledge(self.training.model)
-        shapes = {tuple(client.inputs.shape[1:]) for client in self.clients}
-        return Knowledge(
-            input_shape=shapes.pop() if len(shapes) == 1 else None,
-            learning_rate=self.training.lr,
-            local_steps=self.training.local_steps,
-            batch_size=self.training.batch_size,
-            noise_std=self.pipeline.noise_std(weights, step_scale=step_scale),
-            weighting=self.weights if self.pipeline.aggregator is not None else None,
-            mechanisms=(*in_model, *self.pipeline.knowledge(weights, step_scale=step_scale)),
+        return public_knowledge(
+            self.training,
+            self.pipeline,
+            self.clients,
+            kind=self.schedule.kind,
+            weighting=self.weights,
+            clients_per_round=self.clients_per_round,
         )
 
     def __repr__(self) -> str:
@@ -289,22 +281,3 @@ class FederatedTrainer:
             return self.clients
         chosen = torch.randperm(len(self.clients), generator=generator)[: self.clients_per_round]
         return tuple(self.clients[k] for k in sorted(chosen.tolist()))
-
-    def _fitting(self, state: ServerState) -> ServerState:
-        own = self.initial_state()
-        for expected, got in ((own.parameters, state.parameters), (own.buffers, state.buffers)):
-            check_same_layout(
-                expected, got, what="the state", remedy="pass the state of a run of the same model"
-            )
-        return state
-
-
-def _schedule(schedule: Schedule | str | None, pipeline: Pipeline) -> Schedule:
-    if schedule is None:
-        return FedAvg() if pipeline.aggregator is not None else Sequential()
-    found = SCHEDULES.get(schedule.lower()) if isinstance(schedule, str) else schedule
-    if not isinstance(found, Schedule):
-        raise ValueError(
-            f"schedule must be one of {list(SCHEDULES)} or a Schedule such as FedAvg(), got {schedule!r}"
-        )
-    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
+from fedpriv.wire.implied import implied_gradient
 from fedpriv.wire.knowledge import Knowledge
 from fedpriv.wire.tensors import FrozenTensors, Tensors, check_same_layout
 from fedpriv.wire.update import Kind, Update
@@ -124,22 +125,7 @@ class Observation:
         ValueError
             If parameters were returned and the learning rate is unknown, or several local steps were taken.
         """
-        if self.update.kind == "gradient":
-            return {name: tensor.clone() for name, tensor in self.update.tensors.items()}
-        rate = self.knowledge.learning_rate
-        if rate is None:
-            raise ValueError(
-                "returned parameters become a gradient only with the learning rate; "
-                "pass knowledge=Knowledge(learning_rate=...)"
-            )
-        if self.knowledge.local_steps != 1 or self.knowledge.batch_size is not None:
-            batches = "" if self.knowledge.batch_size is None else " on mini-batches"
-            raise ValueError(
-                f"the client took {self.knowledge.local_steps} local step(s){batches}, so the parameters "
-                f"that it returned hold no single gradient; only attacks that replay local training apply"
-            )
-        names = dict(self.model.named_parameters())
-        return {n: _slope(self.state[n], t, rate) for n, t in self.update.tensors.items() if n in names}
+        return implied_gradient(self)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write to one safetensors file; see `fedpriv.wire.storage`."""
@@ -269,9 +255,3 @@ class Observation:
 
 def _is_local(model: nn.Module) -> bool:
     return all(t.device.type == "cpu" for t in (*model.parameters(), *model.buffers()))
-
-
-def _slope(before: torch.Tensor, after: torch.Tensor, rate: float) -> torch.Tensor:
-    """``(before - after) / rate`` without rounding the difference; half precision could overflow."""
-    exact = (before.double() - after.double()) / rate
-    return exact.to(torch.promote_types(after.dtype, torch.float32))

@@ -69,3 +69,15 @@ def matched(inputs, x):
     flat, found = x.double().flatten(1), inputs.double().flatten(1)
     distances = (flat[:, None] - found[None]).abs().amax(2)
     return distances.argmin(1), distances.amin(1)
+
+
+def assert_whole(claim, x, y, *, error):
+    """Every sample came back once, in any order, with its target."""
+    assert claim.inputs.shape == x.shape
+    nearest, distance = matched(claim.inputs, x)
+    assert float(distance.max()) < error
+    assert sorted(nearest.tolist()) == list(range(len(x)))
+    if y.is_floating_point():
+        assert float((claim.targets[nearest] - y).abs().max()) < error
+    else:
+        assert torch.equal(claim.targets[nearest], y)

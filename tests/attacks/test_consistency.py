@@ -14,7 +14,16 @@ from attacks.exact.consistency import ConsistencyPeeling
 from attacks.exact.consistency import peel as rounds
 from attacks.peel_certificate import peels_off
 from fedpriv import Knowledge, Observation, Update
-from tests.attacks.consistency_scenes import ACTIVATIONS, claim_of, digits, faces, matched, model_for, seen_of
+from tests.attacks.consistency_scenes import (
+    ACTIVATIONS,
+    assert_whole,
+    claim_of,
+    digits,
+    faces,
+    matched,
+    model_for,
+    seen_of,
+)
 from tests.attacks.scenes import gradient_of, normal, same, seeded, snapshot
 
 all_activations = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
@@ -25,10 +34,7 @@ all_activations = pytest.mark.parametrize("activation", ACTIVATIONS.values(), id
 def test_every_digit_and_label_through_every_activation(activation, n):
     x, y = digits(n, seed=n)
     found = claim_of(seen_of(x, y, activation=activation))
-    index, error = matched(found.inputs, x)
-    assert found.inputs.shape == x.shape
-    assert error.max() < 1e-6
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-6)
     assert found.targets.dtype == torch.int64
     assert found.notes == ()
 
@@ -53,20 +59,14 @@ def test_large_batches_in_wide_layers(activation, n):
     x = x + 0.02 * normal(*x.shape, seed=n, dtype=x.dtype)  # else 64 source pixels span all of them
     observation = seen_of(x, y, width=512, activation=activation)
     found = claim_of(observation, seconds=60)
-    index, error = matched(found.inputs, x)
-    assert len(found.inputs) == n
-    assert error.max() < 1e-4
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-4)
     assert peels_off(observation, found.inputs, found.targets).all()
 
 
 def test_more_samples_than_input_coordinates():
     x, y = digits(90, seed=4)
     found = claim_of(seen_of(x, y, width=320, activation=nn.GELU))
-    index, error = matched(found.inputs, x)
-    assert len(found.inputs) == 90
-    assert error.max() < 1e-6
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-6)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
@@ -77,9 +77,7 @@ def test_without_any_bias(activation):
         layers += [nn.Linear(size_in, size_out, bias=False), activation()]
     model = nn.Sequential(*layers[:-1]).double()
     found = claim_of(seen_of(x, y, model=model))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-6)
 
 
 def test_copies_come_back_as_often_as_they_were_there():
@@ -109,9 +107,7 @@ def test_real_targets_under_squared_errors(reduction):
     y = normal(8, 10, seed=9, dtype=torch.float64)
     observation = seen_of(x, y, loss_fn=lambda out, target: F.mse_loss(out, target, reduction=reduction))
     found = claim_of(observation)
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert (found.targets[index] - y).abs().max() < 1e-6
+    assert_whole(found, x, y, error=1e-6)
     assert peels_off(observation, found.inputs, found.targets).all()
 
 
@@ -119,9 +115,7 @@ def test_one_output_and_a_real_target_need_no_third_layer():
     x, _ = digits(6, seed=10)
     y = normal(6, 1, seed=11, dtype=torch.float64)
     found = claim_of(seen_of(x, y, model=model_for(x, outputs=1), loss_fn=F.mse_loss))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert (found.targets[index] - y).abs().max() < 1e-6
+    assert_whole(found, x, y, error=1e-6)
 
 
 def test_summed_loss_and_smoothed_labels():
@@ -131,19 +125,14 @@ def test_summed_loss_and_smoothed_labels():
         lambda out, target: F.cross_entropy(out, target, label_smoothing=0.1),
     ):
         found = claim_of(seen_of(x, y, loss_fn=loss_fn))
-        index, error = matched(found.inputs, x)
-        assert len(found.inputs) == 8
-        assert error.max() < 1e-6
-        assert torch.equal(found.targets[index], y)
+        assert_whole(found, x, y, error=1e-6)
 
 
 def test_soft_labels():
     x, _ = digits(8, seed=13)
     y = (2 * normal(8, 10, seed=14, dtype=torch.float64)).softmax(1)
     found = claim_of(seen_of(x, y))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert (found.targets[index] - y).abs().max() < 1e-6
+    assert_whole(found, x, y, error=1e-6)
     assert "came once; declare" in found.assumed
     assert claim_of(seen_of(x, y, knowledge=Knowledge(input_shape=(1, 8, 8), num_samples=8))).assumed is None
 
@@ -155,9 +144,7 @@ def test_returned_parameters_of_one_step():
     after = {n: p.detach() - 0.5 * g for (n, p), g in zip(model.named_parameters(), gradient, strict=True)}
     known = Knowledge(input_shape=(1, 8, 8), learning_rate=0.5)
     found = claim_of(Observation(model, Update(kind="parameters", tensors=after), F.cross_entropy, known))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-2
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-2)
 
 
 def test_an_average_over_clients_gives_everyones_samples():
@@ -167,9 +154,7 @@ def test_an_average_over_clients_gives_everyones_samples():
     tensors = {n: sum(p) / 3 for (n, _), *p in zip(model.named_parameters(), *parts, strict=True)}
     update = Update(kind="gradient", tensors=tensors, sender="aggregator", contributors=("a", "b", "c"))
     found = claim_of(Observation(model, update, F.cross_entropy, Knowledge(input_shape=(1, 8, 8))))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-6)
 
 
 def test_a_clipped_update_keeps_its_samples():
@@ -177,9 +162,7 @@ def test_a_clipped_update_keeps_its_samples():
     model = model_for(x)
     gradient = [0.037 * g for g in gradient_of(model, F.cross_entropy, x, y)]
     found = claim_of(Observation(model, gradient, F.cross_entropy, Knowledge(input_shape=(1, 8, 8))))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-6
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-6)
 
 
 def test_what_was_found_when_time_ran_out_is_certified(monkeypatch):
@@ -218,9 +201,7 @@ def test_the_same_seed_gives_the_same_answer_and_nothing_is_changed():
 def test_small_batches_in_half_precision():
     x, y = normal(4, 20, seed=4, dtype=torch.float16), torch.arange(4)
     found = claim_of(seen_of(x, y, width=256, activation=nn.GELU))
-    index, error = matched(found.inputs, x)
-    assert error.max() < 1e-2
-    assert torch.equal(found.targets[index], y)
+    assert_whole(found, x, y, error=1e-2)
 
 
 def test_the_search_ends_when_nothing_new_turns_up():

@@ -286,3 +286,27 @@ def test_relu_marks_what_it_hides():
 def test_values_out_of_range_are_an_error():
     with pytest.raises(ValueError, match=r"Sigmoid 'a' returns .* but a value of 1.5"):
         Activation("a", nn.Sigmoid(), {}).invert(torch.tensor([0.5, 1.5], dtype=torch.float64), 1e-9)
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("told", [True, False])
+def test_signs_of_a_convolutional_network_are_refused_in_one_sentence(seed, told):
+    """They drive tanh into saturation: all forward equations have weight zero, and no signal comes back."""
+    generator = torch.Generator().manual_seed(seed)
+    model = lenet_dlg((1, 8, 8), activation=nn.Tanh, generator=generator)
+    images, labels = digits()
+    x, y = images[seed : seed + 1], labels[seed : seed + 1]
+    run = fedpriv.FederatedTrainer(
+        model,
+        cross_entropy,
+        {"bob": (x, y)},
+        lr=0.1,
+        schedule="fedsgd",
+        defenses=[fedpriv.defenses.SignSGD(scale=0.01)],
+    ).run(rounds=1)
+    (seen,) = run.transcript.observations("bob")
+    if not told:
+        known = fedpriv.Knowledge(input_shape=(1, 8, 8), num_samples=1)
+        seen = fedpriv.Observation(seen.model, seen.update, seen.loss_fn, known, state=seen.state)
+    with pytest.raises(NotIdentifiable, match="update was changed"):
+        LayerByLayerInversion()(seen)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import time
 
 import pytest
@@ -11,49 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import fedpriv
-from attacks import NotIdentifiable
 from attacks.certificate import judge
 from attacks.exact.local_steps import LocalStepsInversion
 from attacks.exact.local_steps.change import change_of
 from attacks.exact.local_steps.training import parameter_slice, train_again
 from attacks.exact.local_steps.whitened import efforts, whitened
 from attacks.replay import observed_vector, replay
-from fedpriv import Observation
-from fedpriv.defenses import Averaging
 from fedpriv.losses import cross_entropy_sum, squared_error
-from tests.attacks.consistency_scenes import ACTIVATIONS, digits, faces, matched, model_for
-from tests.attacks.scenes import normal, same, seeded, snapshot, with_knowledge
-
-
-def returned(x, y, *, steps, lr, loss_fn=F.cross_entropy, model=None, batch_size=None, **settings):
-    """What the server sees of a client who took so many local steps."""
-    trainer = fedpriv.FederatedTrainer(
-        model or model_for(x, **settings),
-        loss_fn,
-        {"bob": (x, y)},
-        lr=lr,
-        local_steps=steps,
-        batch_size=batch_size,
-        schedule=fedpriv.FedAvg(),
-        generator=seeded(0),
-    )
-    return trainer.run(rounds=1).transcript.observations("bob")[0]
-
-
-def claim_of(observation, *, corrections=30, seconds=30.0):
-    """What the attack claims, before it is graded."""
-    attack = LocalStepsInversion(corrections=corrections)
-    return attack.run((observation,), generator=seeded(), deadline=time.perf_counter() + seconds)
-
-
-def assert_whole(claim, x, y, *, error):
-    assert len(claim.inputs) == len(x)
-    nearest, distance = matched(claim.inputs, x)
-    assert float(distance.max()) < error
-    assert sorted(nearest.tolist()) == list(range(len(x)))
-    assert torch.equal(claim.targets[nearest], y)
-
+from tests.attacks.consistency_scenes import ACTIVATIONS, assert_whole, digits, faces, matched, model_for
+from tests.attacks.local_steps_scenes import claim_of, returned
+from tests.attacks.scenes import normal, seeded, with_knowledge
 
 # What stays exact
 
@@ -195,6 +160,13 @@ def test_one_sample_with_real_targets():
     assert bool(found.certified.all())
 
 
+def test_batch_size_of_all_samples_is_a_full_batch():
+    x, y = digits(4, seed=43)
+    observation = returned(x, y, steps=2, lr=0.1, width=48, batch_size=4)
+    (told,) = with_knowledge([observation], num_samples=4)
+    assert_whole(claim_of(told), x, y, error=1e-9)
+
+
 # What is not certified
 
 
@@ -227,125 +199,3 @@ def test_wrong_samples_are_never_certified():
     other = faces(5, seed=40)[0][[0, 1, 2, 4]]
     for inputs, targets in ((x, swapped), (near, y), (other, y), (x[:3], y[:3])):
         assert not bool(judge((observation,), inputs, targets, rerun).certified.any())
-
-
-# Refusals
-
-
-def refusal(observation):
-    with pytest.raises(NotIdentifiable) as refused:
-        LocalStepsInversion()(observation)
-    return str(refused.value)
-
-
-@pytest.fixture(scope="module")
-def seen():
-    x, y = digits(4, seed=42)
-    return returned(x, y, steps=2, lr=0.1, width=32)
-
-
-def test_one_step_belongs_to_the_attacks_on_gradients(seen):
-    (single,) = with_knowledge([seen], local_steps=1)
-    assert "a single step" in refusal(single)
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"noise_std": 1e-3}, "noise of standard deviation 0.001"),
-        ({"batch_size": 2}, "the row space of the first layer's change still is the span"),
-        ({"learning_rate": None}, "pass knowledge|only with Knowledge"),
-    ],
-)
-def test_refuses_with_the_reason(seen, settings, sentence):
-    (other,) = with_knowledge([seen], **settings)
-    assert any(part in refusal(other) for part in sentence.split("|"))
-
-
-def with_tensors(observation, tensors, *, model=None):
-    """The same observation, had these tensors come back."""
-    update = dataclasses.replace(observation.update, tensors=tensors)
-    return Observation(
-        model or observation.model,
-        update,
-        observation.loss_fn,
-        observation.knowledge,
-        state=observation.state,
-    )
-
-
-def test_a_model_that_did_not_change_is_refused_in_words(seen):
-    unchanged = {name: seen.state[name] for name in seen.update.tensors}
-    assert "zero up to rounding: nothing of" in refusal(with_tensors(seen, unchanged))
-
-
-@pytest.mark.parametrize("layer", [0, 1])
-def test_a_frozen_layer_is_refused_by_name(seen, layer):
-    model = copy.deepcopy(seen.model)
-    name = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)][layer]
-    model.get_parameter(f"{name}.weight").requires_grad_(False)
-    rest = {n: t for n, t in seen.update.tensors.items() if n != f"{name}.weight"}
-    assert f"linear layer '{name}' is frozen" in refusal(with_tensors(seen, rest, model=model))
-
-
-def test_the_evidence_stays_as_it_was(seen):
-    before = snapshot(seen)
-    LocalStepsInversion()(seen)
-    assert same(before, snapshot(seen))
-
-
-def test_batch_size_of_all_samples_is_a_full_batch():
-    x, y = digits(4, seed=43)
-    observation = returned(x, y, steps=2, lr=0.1, width=48, batch_size=4)
-    (told,) = with_knowledge([observation], num_samples=4)
-    assert_whole(claim_of(told), x, y, error=1e-9)
-
-
-def test_refuses_averages_of_several_clients():
-    x, y = digits(4, seed=44)
-    trainer = fedpriv.FederatedTrainer(
-        model_for(x, width=32),
-        F.cross_entropy,
-        {"bob": (x[:2], y[:2]), "alice": (x[2:], y[2:])},
-        lr=0.1,
-        local_steps=2,
-        schedule=fedpriv.FedAvg(),
-        defenses=[Averaging()],
-    )
-    (observation,) = trainer.run(rounds=1).transcript.observations("aggregator")
-    assert "average of 2 clients' local training" in refusal(observation)
-
-
-@pytest.mark.parametrize(
-    ("n", "layers", "sentence"),
-    [
-        (
-            40,
-            [nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)],
-            "shows no rank",
-        ),
-        (9, [nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)], "at width 16"),
-        (8, [nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)], "4 outputs are too few"),
-        (4, [nn.Linear(64, 32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)], "nothing nonlinear"),
-        (
-            4,
-            [nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)],
-            "no bias",
-        ),
-        (4, [nn.Conv1d(64, 8, 1), nn.Flatten(), nn.ReLU(), nn.Linear(8, 10)], "no linear layer sees"),
-    ],
-)
-def test_says_which_layer_hides_the_batch(n, layers, sentence):
-    x, y = digits(n, seed=45)
-    x = x.flatten(1)
-    if isinstance(layers[0], nn.Conv1d):
-        x = x[:, :, None]
-    model = fedpriv.models.initialize(nn.Sequential(*layers), seeded(1)).double()
-    observation = returned(x, y % list(model.modules())[-1].out_features, steps=2, lr=0.1, model=model)
-    (told,) = with_knowledge([observation], input_shape=tuple(x.shape[1:]))
-    assert sentence in refusal(told)
-
-
-def test_settings_are_checked():
-    with pytest.raises(ValueError, match="starts must be 1 or more, got 0"):
-        LocalStepsInversion(starts=0)

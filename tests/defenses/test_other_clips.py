@@ -26,7 +26,7 @@ from fedpriv.defenses.vectors import joint_norm
 from tests.defenses.conformance import DTYPES, seeded
 
 N = 100_000
-dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+dtypes = st.sampled_from(DTYPES)
 
 
 @given(

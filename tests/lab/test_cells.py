@@ -82,7 +82,7 @@ def test_a_declared_table_survives_json(tmp_path):
     assert fedpriv.Observation.load(seen.save(tmp_path / "seen.safetensors")).knowledge == known
 
 
-STRANGE = [None, True, -1, 1e999, -(2**2000), "x", "", [], {}, [[]], {"a": 1}, ["b", "b"]]
+STRANGE: list[object] = [None, True, -1, 1e999, -(2**2000), "x", "", [], {}, [[]], {"a": 1}, ["b", "b"]]
 
 
 def sentence_about(columns):

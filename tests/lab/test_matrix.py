@@ -19,6 +19,7 @@ from fedpriv.lab import matrix
 from fedpriv.lab.matrix import CONVNET, MLP, NONE, Entry, Leak, Limits, Plan, Row, entries, measure
 from fedpriv.lab.matrix.cost import bytes_sent
 from fedpriv.lab.matrix.limits import limits
+from fedpriv.lab.matrix.measure import psnr_of
 from fedpriv.lab.matrix.opponents import adaptive, ignorant, plain
 from fedpriv.lab.matrix.scene import CLIENTS, accuracy, attacked_round, change
 from fedpriv.wire.mechanisms import Mechanism, Quantized, SignOnly, Sparsified
@@ -79,6 +80,14 @@ def test_the_informed_opponent_sees_what_the_ignorant_one_does_not():
     row = measure(entry("top-k 10.0%"), MLP, TINY)
     assert row.adaptive.psnr > 60 > 20 > row.plain.psnr
     assert row.bytes_per_round < 4 * NUMBERS * 0.15
+
+
+@pytest.mark.parametrize("seed", [41, 42])
+def test_who_knows_of_local_steps_does_no_worse_than_who_does_not(seed):
+    scene = attacked_round(entry("local steps 5"), MLP, seed)
+    informed, ignorant_one = (psnr_of(o(scene.seen, seconds=10.0).inputs, scene) for o in (adaptive, plain))
+    assert informed >= ignorant_one - 0.1
+    assert informed > 80
 
 
 def test_opponents_get_what_the_server_saw_and_the_ignorant_one_no_mechanism():

@@ -200,3 +200,21 @@ def test_without_the_library_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ModuleNotFoundError, match="pip install dp-accounting"):
         epsilon(noise_multiplier=1.0, delta=1e-5)
+
+
+@pytest.mark.parametrize("multiplier", [1e-300, 1e-9, 2e-5, 2e-4, 1e-3])
+@pytest.mark.parametrize("rounds", [1, 100])
+def test_hardly_any_noise_gives_a_large_epsilon_and_no_overflow(multiplier, rounds):
+    pure = laplace_epsilon(noise_multiplier=multiplier, rounds=rounds)
+    assert laplace_epsilon(noise_multiplier=multiplier, rounds=rounds, delta=1e-5) == pytest.approx(pure)
+    least = rounds / multiplier / multiplier / 2  # half the squared distance of the means
+    for rate in (1.0, 0.5):
+        found = epsilon(noise_multiplier=multiplier, delta=1e-5, rounds=rounds, sampling_rate=rate)
+        assert found >= 0.4 * rate * least
+
+
+def test_the_formula_for_hardly_any_noise_meets_the_exact_one():
+    """Both sides of the switch at 1e-5: the formula is above the solution of the equation, by one."""
+    exact, formula = (epsilon(noise_multiplier=s, delta=1e-5) for s in (1.0000001e-5, 0.9999999e-5))
+    assert exact < formula
+    assert formula == pytest.approx(exact, rel=1e-6)

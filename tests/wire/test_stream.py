@@ -19,8 +19,9 @@ import fedpriv
 from fedpriv.defenses import Averaging, SecureAggregation
 from fedpriv.losses import squared_error
 from fedpriv.wire import Exchange, Transcript, Update
-from fedpriv.wire import stream as stream_module
 from fedpriv.wire.stream import StreamedTranscript, TranscriptWriter
+from fedpriv.wire.stream import writer as stream_writer
+from fedpriv.wire.stream.folder import opened
 
 X = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 CLIENTS = {"bob": (X[:2], X[:2, :1]), "alice": (X[2:], X[2:, :1]), "carol": (X[1:3], X[1:3, 1:])}
@@ -54,7 +55,7 @@ def secure():
 )
 @pytest.mark.parametrize("part_bytes", [1, 2**25])
 def test_a_streamed_run_is_the_run_in_memory(tmp_path, settings, part_bytes, monkeypatch):
-    monkeypatch.setattr(stream_module, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(stream_writer, "PART_BYTES", part_bytes)
     memory = trainer(**settings()).run(3)
     disk = trainer(**settings()).run(3, record=tmp_path / "run")
     assert isinstance(disk.transcript, StreamedTranscript)
@@ -96,7 +97,7 @@ def test_models_that_many_clients_share_are_stored_once(tmp_path):
     trainer(schedule="fedavg").run(2, record=tmp_path / "run")
     sizes = sorted(path.stat().st_size for path in (tmp_path / "run").glob("*.safetensors"))
     for path in (tmp_path / "run").glob("*.safetensors"):
-        with stream_module._opened(path) as file:
+        with opened(path) as file:
             assert file.get_slice("sent/weight").get_shape() == [1, 1, 2]
             assert file.get_slice("update/weight").get_shape() == [3, 1, 2]
     assert len(sizes) == 2
@@ -105,11 +106,11 @@ def test_models_that_many_clients_share_are_stored_once(tmp_path):
 CHILD = """
 import sys, torch, fedpriv
 from fedpriv.losses import squared_error
-from fedpriv.wire import stream
+from fedpriv.wire.stream import writer
 torch.manual_seed(0)
 x = torch.rand(4, 30)
 clients = {f"client {k}": (x, x[:, :1]) for k in range(20)}
-stream.PART_BYTES = 1
+writer.PART_BYTES = 1
 trainer = fedpriv.FederatedTrainer(torch.nn.Linear(30, 1), squared_error, clients, lr=1e-4)
 print("ready", flush=True)
 trainer.run(100000, record=sys.argv[1])
@@ -235,7 +236,7 @@ def test_a_hostile_row_is_refused(tmp_path):
     folder = tmp_path / "run"
     write(folder, rounds=1)
     part = folder / "00000000.safetensors"
-    with stream_module._opened(part) as file:
+    with opened(part) as file:
         rows = json.loads(file.metadata()["fedpriv"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     rows[1]["sent"] = ["../../etc/passwd", 0]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attacks.exact.layers.cgls import conjugate_gradients
 from attacks.exact.layers.chain import Segment
 from attacks.exact.layers.maps import ConvolutionMap
 from attacks.exact.layers.precondition import Preconditioner, convolution_preconditioner
@@ -33,7 +34,6 @@ former, the fewer steps. On LeNet 0.03 to 0.3 differ little.
 """
 SMALLEST = 1e-100
 """Norm below which a block of equations counts as zero; the square of one over it is still a float."""
-_PATIENCE = 100
 _STOP = 1e-30  # of the squared gradient; rounding allows no less
 
 
@@ -189,8 +189,14 @@ class SegmentEquations:
         if self.output is not None and len(scales) > 1:
             scales[0] *= FORWARD_WEIGHT
         sides = [torch.cat([t, i]) * s for t, i, s in zip(truth, images, scales, strict=True)]
-        stop = max((1e-3 * precision) ** 2, _STOP)
-        x, steps = self._conjugate_gradients(sides, scales, self._preconditioner(scales), stop, max_steps)
+        x, steps = conjugate_gradients(
+            lambda x: [a * c for a, c in zip(self.apply(x), scales, strict=True)],
+            lambda values: self.transpose([v * c for v, c in zip(values, scales, strict=True)]),
+            sides,
+            precondition=self._preconditioner(scales),
+            stop=max((1e-3 * precision) ** 2, _STOP),
+            max_steps=max_steps,
+        )
         left = torch.cat([(s - a * c)[0] for s, a, c in zip(sides, self.apply(x), scales, strict=True)])
         right = torch.cat([s[0] for s in sides])
         lost = float((x[1] - probe[0]).norm() / probe.norm())
@@ -227,42 +233,6 @@ class SegmentEquations:
                 found = convolution_preconditioner(first, signal, weight, (scales[0], scales[-1]))
         return found or (lambda x: x)
 
-    def _conjugate_gradients(
-        self,
-        sides: list[Tensor],
-        scales: list[float],
-        precondition: Preconditioner,
-        stop: float,
-        max_steps: int,
-    ) -> tuple[Tensor, int]:
-        """CGLS for several right-hand sides at once; a column that no longer improves is left alone."""
-
-        def gradient(residual: list[Tensor]) -> Tensor:
-            return self.transpose([r * c for r, c in zip(residual, scales, strict=True)])
-
-        residual = [s.clone() for s in sides]
-        slope = gradient(residual)
-        direction = precondition(slope)
-        x, power = torch.zeros_like(slope), _dots(slope, direction)
-        start, milestone, waited = power.clone(), power.clone(), 0
-        steps = 0
-        while steps < max_steps and waited < _PATIENCE and bool((power > stop * start).any()):
-            steps += 1
-            image = [a * c for a, c in zip(self.apply(direction), scales, strict=True)]
-            curvature = sum(_dots(i, i) for i in image)
-            active = (power > stop * start) & (curvature > 0)
-            length = torch.where(active, power / curvature, torch.zeros_like(power))
-            x = x + _column(length, x) * direction
-            residual = [r - length[:, None] * i for r, i in zip(residual, image, strict=True)]
-            slope = gradient(residual)
-            steepest = precondition(slope)
-            previous, power = power, torch.where(active, _dots(slope, steepest), power)
-            direction = steepest + _column(power / previous.clamp_min(1e-300), x) * direction
-            better = active & (power < 0.5 * milestone)
-            milestone = torch.where(better, power, milestone)
-            waited = 0 if bool(better.any()) else waited + 1
-        return x, steps
-
 
 def _scale(image: Tensor, side: Tensor) -> float:
     """One over the block's norm. A block of zeros says nothing, or that its right-hand side is impossible."""
@@ -272,11 +242,3 @@ def _scale(image: Tensor, side: Tensor) -> float:
 
 def _size(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
-
-
-def _dots(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).flatten(1).sum(dim=1)
-
-
-def _column(numbers: Tensor, like: Tensor) -> Tensor:
-    return numbers.reshape(-1, *[1] * (like.dim() - 1))

@@ -91,6 +91,7 @@ class BlockwiseInversion(Attack):
     repeats: int = 4
     watch: Callable[[str, Tensor], None] | None = field(default=None, compare=False)
     name: ClassVar[str] = "blockwise inversion"
+    searches: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "fedpriv, exact cut, smoothed search and lifted pooling choices; after Geiping et al., Inverting "
         "Gradients, NeurIPS 2020"

@@ -101,7 +101,7 @@ def _explains(observation: Observation, cut: Cut) -> bool:
     left = sum(float((f - g).square().sum()) for f, g in zip(found, gradient.values(), strict=True))
     epsilon = max(torch.finfo(t.dtype).eps for t in observation.update.tensors.values())
     whole = sum(float(g.square().sum()) for g in gradient.values())
-    return math.sqrt(left) <= float(epsilon) ** 0.4 * math.sqrt(whole)
+    return bool(math.sqrt(left) <= float(epsilon) ** 0.4 * math.sqrt(whole))
 
 
 def _peeled(observation: Observation) -> Cut:

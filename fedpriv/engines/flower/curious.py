@@ -15,15 +15,15 @@ from flwr.supercore import log
 from torch import nn
 
 from fedpriv.engines.flower.arrays import only_record
-from fedpriv.engines.flower.recorder import Fault, Recorder
-from fedpriv.wire import Exchange, Knowledge, Transcript
+from fedpriv.engines.flower.recorder import Recorded, Recorder
+from fedpriv.wire import Knowledge
 from fedpriv.wire.observation import LossFn
 from fedpriv.wire.update import Kind
 
 _RATES = ("lr", "learning-rate", "learning_rate")
 
 
-class CuriousStrategy(Strategy):
+class CuriousStrategy(Recorded, Strategy):
     """Wraps any Flower strategy and records what the server sees, as a fedpriv transcript.
 
     Parameters
@@ -84,21 +84,6 @@ class CuriousStrategy(Strategy):
             model=model, loss_fn=loss_fn, knowledge=knowledge, names=names, kind=kind, path=path
         )
         self._questions: dict[int, Message] = {}
-
-    @property
-    def transcript(self) -> Transcript:
-        """Everything recorded so far; needs `model` and `loss_fn`."""
-        return self.recorder.transcript()
-
-    @property
-    def exchanges(self) -> tuple[Exchange, ...]:
-        """The same without a model: what was sent and what came back; empty where it is streamed to disk."""
-        return tuple(self.recorder.exchanges)
-
-    @property
-    def faults(self) -> list[Fault]:
-        """What clients did wrong, in order."""
-        return self.recorder.faults
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode
 from fedpriv.engines.base import Engine, Fault, Reply, Request, Visit
 from fedpriv.engines.flower.arrays import from_record, to_record
 from fedpriv.engines.flower.grid import SERVER, InProcessGrid, context_for
+from fedpriv.engines.text import settings_of
 
 if TYPE_CHECKING:
     from fedpriv.training.owners import Owners
@@ -95,15 +96,7 @@ def _app(owners: Owners, mods: Sequence[Mod], aside: dict[str, Visit], errors: l
 
 
 def _content(request: Request) -> RecordDict:
-    settings = {
-        "id": request.id,
-        "client": request.client,
-        "operation": request.operation,
-        "round": request.round,
-        "parameters": dict(request.parameters),
-        "tell_samples": request.tell_samples,
-    }
-    config = ConfigRecord({"request": json.dumps(settings)})
+    config = ConfigRecord({"request": json.dumps(settings_of(request))})
     return RecordDict({"arrays": to_record(request.state), "config": config})
 
 

@@ -13,15 +13,15 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import Strategy
 from torch import nn
 
-from fedpriv.engines.flower.recorder import Fault, Recorder
-from fedpriv.wire import Exchange, Knowledge, Transcript
+from fedpriv.engines.flower.recorder import Recorded, Recorder
+from fedpriv.wire import Knowledge
 from fedpriv.wire.observation import LossFn
 from fedpriv.wire.update import Kind
 
 Failures = list[tuple[ClientProxy, FitRes] | BaseException]
 
 
-class CuriousLegacyStrategy(Strategy):
+class CuriousLegacyStrategy(Recorded, Strategy):
     """Wraps a strategy of `flwr.server.strategy`; parameters and attributes are those of `CuriousStrategy`.
 
     Behind `SecAggPlusWorkflow` a strategy gets the mean alone, once for every client: such a round is
@@ -49,21 +49,6 @@ class CuriousLegacyStrategy(Strategy):
         self.recorder = Recorder(
             model=model, loss_fn=loss_fn, knowledge=knowledge, names=names, kind=kind, path=path
         )
-
-    @property
-    def transcript(self) -> Transcript:
-        """Everything recorded so far; needs `model` and `loss_fn`."""
-        return self.recorder.transcript()
-
-    @property
-    def exchanges(self) -> tuple[Exchange, ...]:
-        """The same without a model."""
-        return tuple(self.recorder.exchanges)
-
-    @property
-    def faults(self) -> list[Fault]:
-        """What clients did wrong, in order."""
-        return self.recorder.faults
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
         """The wrapped strategy's."""

@@ -177,3 +177,24 @@ class Recorder:
         if self.kind == "parameters" or self.model is None:
             return dict(sent)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+class Recorded:
+    """What a curious server shows of its `Recorder`."""
+
+    recorder: Recorder
+
+    @property
+    def transcript(self) -> Transcript:
+        """Everything recorded so far; needs `model` and `loss_fn`."""
+        return self.recorder.transcript()
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The same without a model: what was sent and what came back; empty where it is streamed to disk."""
+        return tuple(self.recorder.exchanges)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What clients did wrong, in order."""
+        return self.recorder.faults

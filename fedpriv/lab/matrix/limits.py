@@ -66,9 +66,7 @@ def limits(entry: Entry, victim: Victim, scene: Scene, *, rounds: int) -> Limits
     prior = 1 / (1 + OTHERS)
 
     def spent(times: int) -> float:
-        if release.pure:  # basic composition: the accountant's grid ends far below these epsilons
-            return times / release.noise_multiplier
-        return account(defenses, delta=DELTA, unit=unit, rounds=times).epsilon
+        return account(defenses, delta=0.0 if release.pure else DELTA, unit=unit, rounds=times).epsilon
 
     return Limits(
         cramer_rao_psnr=None if entry.pooled else _unbiased(scene),

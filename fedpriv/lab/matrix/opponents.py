@@ -5,24 +5,26 @@ Both get what the server saw and nothing else. Whatever an opponent tries, it ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 import attacks
-from attacks.adaptive import SignInversion, for_mechanisms
+from attacks.adaptive import SignInversion, comparable, explains, for_mechanisms, unexplained
 from attacks.adaptive.quantization import step_of
 from attacks.exact.consistency import ConsistencyPeeling
 from attacks.exact.first_layer import FirstLayerInversion
 from attacks.exact.layers import LayerByLayerInversion
+from attacks.exact.local_steps import LocalStepsInversion
 from attacks.matching.dlg import DLG
+from attacks.matching.idlg import IDLG
 from attacks.matching.inverting_gradients import InvertingGradients
 from attacks.matching.priors import Box
-from attacks.replay import REPLAY_ERRORS, observed_vector, own_randomness, replay
 from fedpriv.lab.matrix.scene import with_knowledge
 from fedpriv.wire import Observation
-from fedpriv.wire.mechanisms import Clipped, PerSampleClipped, Quantized, SignOnly
+from fedpriv.wire.mechanisms import Quantized
 
 PLAIN: tuple[attacks.Attack, ...] = (
     FirstLayerInversion(),
@@ -31,12 +33,14 @@ PLAIN: tuple[attacks.Attack, ...] = (
     DLG(starts=1, steps=150),
 )
 """The attacks of those who were told of no defense, in this order until one explains the update."""
-BY_DIRECTION: tuple[attacks.Attack, ...] = (
-    *PLAIN[:3],
+MORE: tuple[attacks.Attack, ...] = (
+    LocalStepsInversion(),
+    *PLAIN,
+    IDLG(starts=1),
     InvertingGradients(starts=1, steps=200, box=Box(low=0.0, high=1.0)),
 )
-"""Where the length of the update is not that of a gradient, an informed attacker compares directions."""
-_RESCALING = (Clipped, PerSampleClipped, SignOnly)
+"""What the informed opponent tries of the plain attacks: local steps are published, and directions survive
+where lengths do not."""
 EXPLAINED = 1e-3
 """Relative residual that ends their search."""
 
@@ -71,24 +75,60 @@ def plain(seen: Sequence[Observation], *, seconds: float) -> Answer:
     seconds : float
         At most, for each attack that is tried.
     """
-    return _best(PLAIN, ignorant(seen[0]), seconds, _residual)
+    found = _all_of(PLAIN, ignorant(seen[0]), seconds)
+    return _answer(min(found, key=_residual)) if found else REFUSED
+
+
+def _residual(found: attacks.Reconstruction) -> float:
+    return found.residual if found.residual == found.residual else 1e300  # NaN: not replayable
 
 
 def adaptive(seen: Sequence[Observation], *, seconds: float) -> Answer:
-    """The attacks that know what is published; where none of them applies, the plain ones.
+    """The attacks that know what is published; where these do not explain what arrived, the plain ones, too.
 
-    Takes the arguments of `plain`; here all observations count.
+    Whatever the ignorant opponent tries is tried as well. A certificate counts first, then how little is left
+    unexplained through the published defenses. Takes the arguments of `plain`; here all observations count.
     """
-    for attack in map(_told_the_range, for_mechanisms(seen)):
-        try:
-            found = attack(seen, time_budget=seconds)
-        except attacks.NotIdentifiable:
-            continue
-        return _answer(found)
-    first = _rounding_as_noise(seen[0])
-    if any(isinstance(m, _RESCALING) for m in first.knowledge.mechanisms):
-        return _best(BY_DIRECTION, first, seconds, _misdirection)
-    return _best(PLAIN, first, seconds, _residual)
+    evidence = tuple(seen)
+    found = []
+    for attack in map(_told_the_range, for_mechanisms(evidence)):
+        with contextlib.suppress(attacks.NotIdentifiable):
+            found.append(attack(evidence, time_budget=seconds))
+            if bool(found[-1].certified.all()) or _stands(evidence, found[-1]):
+                return _answer(found[-1])
+    first = _rounding_as_noise(evidence[0])
+    found += _all_of(MORE, first, seconds)
+    # A certificate for somebody who takes the update for a plain gradient proves nothing.
+    found += [
+        replace(f, certified=torch.zeros_like(f.certified))
+        for f in _all_of(PLAIN, ignorant(evidence[0]), seconds)
+    ]
+    return _answer(min(found, key=lambda f: _grade(evidence, f))) if found else REFUSED
+
+
+def _stands(evidence: tuple[Observation, ...], found: attacks.Reconstruction) -> bool:
+    """Whether an informed answer explains the update, or is one that no replay can compare with others."""
+    inputs, targets = found.inputs, found.targets
+    return not comparable(evidence, inputs) or explains(evidence, inputs, targets)
+
+
+def _grade(evidence: tuple[Observation, ...], found: attacks.Reconstruction) -> tuple[bool, float]:
+    """The smaller the better."""
+    left = unexplained(evidence, found.inputs, found.targets)
+    return not bool(found.certified.all()), left if left == left else 1e300
+
+
+def _all_of(
+    tried: Iterable[attacks.Attack], seen: Observation, seconds: float
+) -> list[attacks.Reconstruction]:
+    """What the attacks find, up to the first that explains the update."""
+    found = []
+    for attack in tried:
+        with contextlib.suppress(attacks.NotIdentifiable):
+            found.append(attack(seen, time_budget=seconds))
+            if found[-1].residual <= EXPLAINED:
+                break
+    return found
 
 
 def ignorant(observation: Observation) -> Observation:
@@ -106,43 +146,6 @@ def _rounding_as_noise(observation: Observation) -> Observation:
     if not known.applied(Quantized):
         return observation
     return with_knowledge(observation, replace(known, noise_std=step_of(observation) / 2))
-
-
-def _best(
-    tried: Iterable[attacks.Attack],
-    seen: Observation,
-    seconds: float,
-    distance: Callable[[Observation, attacks.Reconstruction], float],
-) -> Answer:
-    """The answer with the smallest distance; the first one that explains the update ends the search."""
-    best, answer = float("inf"), REFUSED
-    for attack in tried:
-        try:
-            found = attack(seen, time_budget=seconds)
-        except (attacks.NotIdentifiable, ArithmeticError):  # numbers beyond all range: no gradient of images
-            continue
-        size = distance(seen, found)
-        if size < best:
-            best, answer = size, _answer(found)
-        if best <= EXPLAINED:
-            break
-    return answer
-
-
-def _residual(seen: Observation, found: attacks.Reconstruction) -> float:  # noqa: ARG001 (the interface)
-    return found.residual if found.residual == found.residual else 1e300  # NaN: not replayable
-
-
-def _misdirection(seen: Observation, found: attacks.Reconstruction) -> float:
-    """One minus the cosine between the update and the gradient of what was found."""
-    try:
-        with own_randomness():
-            replayed = replay(seen, found.inputs, found.targets)
-    except REPLAY_ERRORS:
-        return 1e300
-    observed = observed_vector(seen)
-    cosine = float(torch.nn.functional.cosine_similarity(replayed, observed, dim=0))
-    return 1 - cosine if cosine == cosine else 1e300
 
 
 def _answer(found: attacks.Reconstruction) -> Answer:

@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 
 import attacks
 import fedpriv
-from attacks.adaptive import NoisyInversion, QuantizedInversion, SignInversion
+from attacks.adaptive import NoisyInversion, QuantizedInversion, SignInversion, unexplained
 from attacks.adaptive.center import center, smallest_range
 from fedpriv.defenses import DPSGD, GaussianNoise, LaplaceNoise, SignSGD, StochasticQuantization
 from tests.attacks.adaptive.scenes import FEW, SEEDS, digits, mlp, psnr, seen_of
@@ -61,6 +61,28 @@ def test_absolute_errors_beat_squares_under_laplace_noise(seed):
     noise = LaplaceNoise(l1_clip_norm=1e3, noise_multiplier=1e-6)
     seen = seen_of(mlp(128, seed=seed), x, y, [noise], seed=seed)
     assert psnr(NoisyInversion(), seen, x) > psnr(attacks.FirstLayerInversion(), seen, x)
+
+
+def test_kinks_of_relu_do_not_stop_the_likelihood():
+    """The most likely sample explains each draw as well as the true one, on whichever side the start is."""
+    generator = seeded(79)
+    model = fedpriv.models.mlp([16, 24, 4], generator=generator).double()
+    x, y = torch.rand(1, 16, generator=generator, dtype=torch.float64), torch.tensor([2])
+    noise = GaussianNoise(clip_norm=CLIP, noise_multiplier=1e-2 / CLIP)
+    for draw in range(8):
+        seen = tuple(seen_of(model, x, y, [noise], seed=2000 + draw))
+        found = NoisyInversion()(seen)
+        assert unexplained(seen, found.inputs, found.targets) <= unexplained(seen, x, y), draw
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_strong_laplace_noise_does_not_freeze_the_weights(seed):
+    x, y = digits(1, seed=seed)
+    noise = LaplaceNoise(l1_clip_norm=50.0, noise_multiplier=2e-4)
+    seen = tuple(seen_of(mlp(128, seed=seed), x, y, [noise], seed=seed))
+    found = NoisyInversion()(seen)
+    assert unexplained(seen, found.inputs, found.targets) <= 1.002 * unexplained(seen, x, y)
+    assert psnr(lambda _: found, seen, x) > 10
 
 
 def test_dp_sgd_with_a_batch_of_one_is_noise_on_a_clipped_gradient():

@@ -7,7 +7,7 @@ import torch
 
 import attacks
 import fedpriv
-from attacks.adaptive import LeaveOut, PrunedInversion, see_through
+from attacks.adaptive import LeaveOut, PrunedInversion, pruning, see_through
 from attacks.adaptive.evidence import Partial, arrived
 from attacks.adaptive.rows import Rows, fit_rows
 from attacks.matching.dlg import DLG
@@ -112,3 +112,27 @@ def test_rank_one_completion_is_exact_wherever_entries_hang_together(seed):
     torch.testing.assert_close(fit.inputs[fit.known], x[fit.known], rtol=1e-8, atol=1e-8)
     assert int(fit.known.sum()) >= 28
     assert fit.misfit < 1e-10
+
+
+def test_the_search_for_a_length_ends_with_the_time(monkeypatch):
+    """No bias of the first layer arrived, and time is up: one length is tried, and the note says so."""
+    x, y = digits(1, seed=40)
+    model = mlp(512, 64, seed=40)
+    seen = seen_of(model, x, y, [RandomPruning(kept_fraction=0.001)], seed=40)
+    gradient = dict(seen[0].gradient())
+    gradient["1.bias"] = torch.zeros_like(gradient["1.bias"])
+    bare = fedpriv.Observation(model, gradient, seen[0].loss_fn, seen[0].knowledge, state=seen[0].state)
+    tries, recover = [], pruning.recover_targets
+
+    def counted_recover(observation, inputs):
+        tries.append(inputs)
+        return recover(observation, inputs)
+
+    monkeypatch.setattr(pruning, "recover_targets", counted_recover)
+    claim = PrunedInversion().run((bare,), generator=seeded(0), deadline=0.0)
+    assert len(tries) <= 2
+    assert "time ended" in claim.notes[0]
+    tries.clear()
+    claim = PrunedInversion().run((bare,), generator=seeded(0), deadline=float("inf"))
+    assert len(tries) > 60
+    assert "follows from the other layers" in claim.notes[0]
