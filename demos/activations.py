@@ -21,6 +21,8 @@ from attacks.exact.consistency.approach import approach
 from attacks.exact.consistency.spans import affine_set
 from fedpriv.lab import Landscape
 
+TAKES = "8 s"
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU": nn.ReLU,
     "leaky ReLU": nn.LeakyReLU,

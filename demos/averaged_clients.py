@@ -18,6 +18,7 @@ import attacks
 import fedpriv
 from fedpriv.defenses import Averaging
 
+TAKES = "5 s"
 PEOPLE = 8
 EACH = 4
 

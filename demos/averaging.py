@@ -22,6 +22,7 @@ from attacks.adaptive import difference
 from fedpriv.defenses import Averaging, SecretSharing, SecureAggregation, ServerView
 from fedpriv.defenses.pipeline import AnyDefense
 
+TAKES = "5 s"
 ROUNDS = 12
 PAIRS = 4
 """Models that the server of the last part sends twice."""

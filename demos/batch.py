@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import attacks
 import fedpriv
 
+TAKES = "6 s"
 BATCH = 64
 WIDTH = 256
 

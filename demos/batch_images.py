@@ -23,6 +23,7 @@ from attacks.exact.consistency import features
 from attacks.matching.blocks import BlockwiseInversion
 from attacks.matching.inverting_gradients import InvertingGradients
 
+TAKES = "1 min"
 PEOPLE = 8
 CHANNELS = 24
 SECONDS = 60.0

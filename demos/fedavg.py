@@ -24,6 +24,7 @@ from attacks.matching.inverting_gradients import InvertingGradients
 from attacks.matching.priors import Box
 from attacks.threads import one_thread
 
+TAKES = "35 s"
 SAMPLES = 4
 BATCH = 2
 RUNS = ((1, 0.05), (3, 0.05), (3, 0.2))

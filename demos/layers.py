@@ -23,6 +23,8 @@ import fedpriv
 from attacks.exact.layers import LayerByLayerInversion, LayerReport, go_back, peel_patches
 from fedpriv.victims import conv_small, lenet_dlg
 
+TAKES = "8 s"
+
 
 # %%
 # One gradient

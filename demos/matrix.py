@@ -27,6 +27,7 @@ from fedpriv.lab.matrix import (
 )
 from fedpriv.progress import progress
 
+TAKES = "1 min"
 SHOWN = (
     "no defense",
     "Gaussian noise σ 0.001",

@@ -17,6 +17,8 @@ from torch.nn.functional import cross_entropy
 import attacks
 import fedpriv
 
+TAKES = "9 s"
+
 
 # %%
 # Bob's pictures

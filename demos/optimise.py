@@ -23,6 +23,7 @@ from attacks.matching.inverting_gradients import InvertingGradients
 from fedpriv.lab.plots.strips import plot_strips
 from fedpriv.victims import conv_small
 
+TAKES = "1 min"
 WIDTH = 16
 STEPS = 300
 SHOWN = (1, 30, 100, 200)

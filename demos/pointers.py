@@ -15,6 +15,8 @@ import torch
 
 import fedpriv
 
+TAKES = "4 s"
+
 # %%
 # Counting
 # --------

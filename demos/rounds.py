@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 import attacks
 import fedpriv
 
+TAKES = "15 s"
 BATCH = 40
 WIDTH = 64
 APART = 10  # rounds of training between two visits that the server keeps

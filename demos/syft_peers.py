@@ -22,6 +22,7 @@ import fedpriv
 from fedpriv.defenses import GaussianNoise
 from fedpriv.engines.syft import SyftEngine
 
+TAKES = "10 s"
 DIGITS = 4
 """Digits that each of the two owns."""
 NOISE = 0.1

@@ -22,6 +22,7 @@ from attacks.exact.dager import TokenSpanInversion
 from fedpriv.data.text import Tokenizer, sentences
 from fedpriv.transformer import decoder
 
+TAKES = "15 s"
 WIDTHS = (32, 48, 64)
 SENTENCES = 4
 

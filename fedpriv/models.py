@@ -56,15 +56,15 @@ def mlp(
 
 
 def initialize(model: Module, generator: torch.Generator | None = None) -> Module:
-    """Draw every linear weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, in place.
+    """Draw linear layers and convolutions from PyTorch's default, U(±1/sqrt(fan_in)), in place.
 
     PyTorch's own initializers take no generator in all supported versions. Returns `model`.
     """
     generator = generator or torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                bound = layer.in_features**-0.5
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                bound = layer.weight[0].numel() ** -0.5
                 for parameter in layer.parameters():
                     parameter.uniform_(-bound, bound, generator=generator)
     return model

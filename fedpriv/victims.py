@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from fedpriv.models import initialize
+
 __all__ = ["Residual", "conv_small", "lenet_dlg", "resnet18", "vgg_small"]
 
 
@@ -85,7 +87,7 @@ def conv_small(
         *(nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)),
     )
-    return _drawn(model, generator)
+    return initialize(model, generator)
 
 
 class Residual(nn.Module):
@@ -151,7 +153,7 @@ def resnet18(
         *stages,
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes)),
     )
-    return _drawn(model, generator).eval()
+    return initialize(model, generator).eval()
 
 
 def vgg_small(
@@ -183,25 +185,13 @@ def vgg_small(
         before = channels
     features = nn.Sequential(*body, nn.Flatten())
     head = [nn.Linear(_width(features, input_shape), 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()]
-    return _drawn(nn.Sequential(*features, *head, nn.Linear(128, num_classes)), generator)
+    return initialize(nn.Sequential(*features, *head, nn.Linear(128, num_classes)), generator)
 
 
 def _normalized(channels_in: int, channels: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
     """A convolution without bias that keeps the size up to its stride, and batch norm."""
     convolution = nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=False)
     return convolution, nn.BatchNorm2d(channels)
-
-
-def _drawn(model: nn.Sequential, generator: torch.Generator | None) -> nn.Sequential:
-    """Draw convolutions and linear layers from PyTorch's default distribution, in place."""
-    generator = generator or torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                bound = layer.weight[0].numel() ** -0.5
-                for parameter in layer.parameters():
-                    parameter.uniform_(-bound, bound, generator=generator)
-    return model
 
 
 def _width(body: nn.Sequential, input_shape: tuple[int, ...]) -> int:

@@ -293,7 +293,9 @@ def test_python_dash_m_and_interrupt(tmp_path):
     script = f'"""Waits."""\nimport time\n\ndef main(out, *, seed=0):\n    {body}\n\nreport = str\n'
     (folder / "wait.py").write_text(script)
     code = (
-        "import pathlib, runpy, sys; from fedpriv.cli import scripts; "
+        "import pathlib, runpy, signal, sys; from fedpriv.cli import scripts; "
+        # Ctrl-C is ignored by whatever a shell started in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"scripts._PACKAGE = pathlib.Path({str(tmp_path / 'fedpriv')!r}); "
         f"sys.argv = ['fedpriv', 'demo', 'wait', '--out', {str(tmp_path)!r}]; "
         "runpy.run_module('fedpriv', run_name='__main__')"

@@ -138,7 +138,7 @@ class TestEnvironment:
         assert environment.prepare() == environment.prepare() == environment._python()
         assert len(commands.ran) == 3
         assert commands.ran[0][:3] == [sys.executable, "-m", "venv"]
-        assert [c[-1] for c in commands.ran[1:]] == ["safetensors", "breaching==0.1.2"]
+        assert [c[-1] for c in commands.ran[1:]] == ["cryptography", "breaching==0.1.2"]
         assert "--no-deps" in commands.ran[2]
         out, err = capsys.readouterr()
         assert (out, "3 of 3: breaching==0.1.2" in err, str(home) in err) == ("", True, True)
