@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 SITE   := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench wheel docs docs-check clean
+.PHONY: help install demo test test-all lint format bench wheel pages docs docs-check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP)  ## Measure: share exact, visits, seconds, memory
 $(SITE): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $(SITE)
+
+pages: $(STAMP)  ## Write the tables of what was measured (docs/measured/) into the pages
+	$(BIN)/python docs/fill.py
 
 docs: $(SITE)  ## Build the site in docs/_build/html; runs every demo (about ten minutes)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs docs/_build/html

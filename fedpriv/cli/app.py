@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from fedpriv import __version__
-from fedpriv.cli import options, output, scripts
+from fedpriv.cli import measuring, options, output, scripts
 from fedpriv.cli.attack import attack_file
 from fedpriv.cli.exercise import exercise
 from fedpriv.cli.explore import explore
@@ -73,9 +73,16 @@ def demo(name: str | None, list_only: bool, out: Path, seed: int, as_json: bool)
 @options.name("benchmarks")
 @options.list_only
 @click.option("--quick", is_flag=True, help="Fewer repetitions: seconds instead of minutes, rougher figures.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep every measurement in this file, and go on from what it holds.",
+)
+@click.option("--only", metavar="PATTERN", help="Only measurements with such a name, as in 'ReLU*seed 3'.")
+@click.option("--again", is_flag=True, help="Measure also what the record holds.")
 @options.out
 @options.as_json
-def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bool) -> None:
+def bench(name: str | None, list_only: bool, out: Path, as_json: bool, **given: Any) -> None:
     """Run one benchmark, or all if no NAME is given.
 
     \b
@@ -83,21 +90,24 @@ def bench(name: str | None, list_only: bool, quick: bool, out: Path, as_json: bo
       fedpriv bench --list                   what there is
       fedpriv bench tutorial --quick
       fedpriv bench tutorial --json > result.json
+      fedpriv bench labels --record docs/measured/labels.json
     """
     available = scripts.find("benchmarks")
     if list_only:
         output.show_list("benchmarks", available, as_json)
         return
+    if name is None and (given["record"] or given["only"]):
+        raise ValueError("--record and --only need the name of one benchmark")
     chosen = list(available.values()) if name is None else [scripts.choose(name, available, "benchmark")]
     results: dict[str, Any] = {}
     for path in chosen:
         with output.only_json(as_json):
             module = scripts.load(path)
-            result = results[path.stem] = module.main(quick=quick)
+            result = results[path.stem] = measuring.run(module, **given)
             if hasattr(module, "draw"):
                 result["files"] = module.draw(result, out)
         if not as_json:
-            output.show_result(result, module.report(result), as_json=False)
+            output.show_result(result, measuring.report(module, result), as_json=False)
     if as_json:
         output.echo_json(results if name is None else results[chosen[0].stem])
 
