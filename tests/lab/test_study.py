@@ -34,7 +34,6 @@ def cells(seen):
         ("found", 64, 57, False),
         ("found", 0, 1, False),
         ("certified", True, False, False),
-        ("certified", True, 1, False),
         ("attack", "DLG", "IDLG", False),
         ("psnr", None, 20.0, False),
         ("psnr", [120.0, 25.0], [120.0, 26.0], True),
