@@ -52,13 +52,16 @@ def main(out: Path, *, seed: int = 0) -> dict[str, Any]:
         schedule=fedpriv.FedSGD(),
         generator=generator,
     )
-    found = attacks.reconstruct(trainer.run(rounds=1).transcript, client="bob")
+    transcript = trainer.run(rounds=1).transcript
+    seen = list(transcript.observations("bob")[0].update.tensors.values())
+    found = attacks.reconstruct(transcript, client="bob")
     score = fedpriv.lab.score(found, images, labels, data_range=1.0)
     order = score.assignment[score.assignment >= 0]
     sheets = {
         "Bob's batch": images,
-        "from one gradient": found.inputs[order],
-        "what intuition expects: the average": images.mean(0, keepdim=True),
+        f"what the server sees: {sum(map(torch.numel, seen)):,} numbers": fedpriv.lab.sheet_of_numbers(seen),
+        "what it computes from them": found.inputs[order],
+        "what most people expect: an average": images.mean(0, keepdim=True),
     }
     picture = fedpriv.lab.plot_mosaics(
         sheets, out / "batch.png", title=f"{BATCH} digits from the gradient of one batch"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fedpriv.cli import scripts
 from fedpriv.defenses import Averaging
+
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def load(name, kind="demos"):
@@ -160,3 +166,17 @@ def test_pointers_let_nothing_out_before_bob_says_so():
     assert sum(row["to_bob"] for row in before) == (4 + 2 + 3) * 4  # two points, two targets, the model
     assert "bob.release" in result["refusal"]
     assert result["refusal"] in demo.report(result)
+
+
+@pytest.mark.parametrize(
+    ("picture", "name", "file"),
+    [("batch", "batch", "batch"), ("tutorial", "tutorial", "tutorial_points")],
+)
+def test_the_pictures_in_the_pages_are_those_that_the_demos_draw(picture, name, file, tmp_path):
+    load(name).main(tmp_path, seed=0)
+    shown, drawn = (
+        np.asarray(Image.open(path).convert("L"), dtype=float)
+        for path in (PICTURES / f"{picture}.png", tmp_path / f"{file}.png")
+    )
+    assert shown.shape == drawn.shape
+    assert np.abs(shown - drawn).mean() < 2  # of 255; edges of letters differ between machines

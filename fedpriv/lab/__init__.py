@@ -14,6 +14,7 @@ from fedpriv.lab.plots import (
     plot_mosaics,
     plot_points,
     plot_visits,
+    sheet_of_numbers,
 )
 from fedpriv.lab.scoring import Score, score
 
@@ -34,5 +35,6 @@ __all__ = [
     "plot_visits",
     "psnr",
     "score",
+    "sheet_of_numbers",
     "ssim",
 ]

@@ -8,8 +8,8 @@ residual, learning rates by training images of a seed that no row shows.
 from fedpriv.lab.matrix.entries import NONE, Entry, entries
 from fedpriv.lab.matrix.figure import plot_fronts
 from fedpriv.lab.matrix.limits import ASSUMPTIONS, Limits
-from fedpriv.lab.matrix.measure import Leak, Plan, Row, measure
-from fedpriv.lab.matrix.tables import read_csv, read_json, write_csv, write_json
+from fedpriv.lab.matrix.measure import Leak, Leaked, Learned, Plan, Row, leak, learn, measure, row
+from fedpriv.lab.matrix.tables import flat, leaked_of, learned_of, read_csv, read_json, write_csv, write_json
 from fedpriv.lab.matrix.victims import CONVNET, MLP, VICTIMS, Victim
 
 __all__ = [
@@ -20,15 +20,23 @@ __all__ = [
     "VICTIMS",
     "Entry",
     "Leak",
+    "Leaked",
+    "Learned",
     "Limits",
     "Plan",
     "Row",
     "Victim",
     "entries",
+    "flat",
+    "leak",
+    "leaked_of",
+    "learn",
+    "learned_of",
     "measure",
     "plot_fronts",
     "read_csv",
     "read_json",
+    "row",
     "write_csv",
     "write_json",
 ]

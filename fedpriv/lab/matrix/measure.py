@@ -78,50 +78,47 @@ class Leak:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One defense at one strength on one model.
+class Learned:
+    """What a defense leaves of the model.
 
     Parameters
     ----------
-    model, defense, strength, family : str
-    change : float or None
-        Median of ``|sent - plain| / |plain|``: 0 for a defense that does nothing.
-    bytes_per_round : float
-        From each client, by the rule of `fedpriv.lab.matrix.cost`.
     rate : float
         The learning rate that was chosen.
     accuracy, accuracy_low, accuracy_high : float
         Median, smallest and largest over the training seeds.
+    """
+
+    rate: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaked:
+    """What is sent, what two opponents get of it, and what theory says.
+
+    Parameters
+    ----------
+    change : float or None
+        Median of ``|sent - plain| / |plain|``: 0 for a defense that does nothing.
+    bytes_per_round : float
+        From each client, by the rule of `fedpriv.lab.matrix.cost`.
     plain, adaptive : Leak
         What the two opponents got.
     guess_psnr : float
         Median PSNR of a gray picture.
     limits : Limits
         Of the first seed.
-    adaptive_needs : str
-        What the adaptive attack needs beyond the update and the published protocol.
     """
 
-    model: str
-    defense: str
-    strength: str
-    family: str
     change: float | None
     bytes_per_round: float
-    rate: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
     plain: Leak
     adaptive: Leak
     guess_psnr: float
     limits: Limits
-    adaptive_needs: str = ""
-
-    @property
-    def name(self) -> str:
-        """Defense and strength."""
-        return f"{self.defense} {self.strength}".strip()
 
     @property
     def does_nothing(self) -> bool:
@@ -134,29 +131,76 @@ class Row:
         return max(self.plain.psnr, self.adaptive.psnr)
 
 
-def measure(entry: Entry, victim: Victim, plan: Plan) -> Row:
-    """Play all seeds of `plan`."""
-    scenes = [attacked_round(entry, victim, seed) for seed in plan.seeds]
-    rate = best_rate(entry, victim, plan)
-    trained = [accuracy(entry, victim, s, rate=rate, rounds=plan.rounds) for s in plan.training_seeds]
-    changes = [change(entry, victim, scene, seed) for scene, seed in zip(scenes, plan.seeds, strict=True)]
-    known = [c for c in changes if c is not None]
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """Which defense at which strength on which model.
+
+    Parameters
+    ----------
+    model, defense, strength, family : str
+    adaptive_needs : str
+        What the adaptive attack needs beyond the update and the published protocol.
+    """
+
+    model: str
+    defense: str
+    strength: str
+    family: str
+    adaptive_needs: str = ""
+
+    @property
+    def name(self) -> str:
+        """Defense and strength."""
+        return f"{self.defense} {self.strength}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Learned, Leaked, Named):
+    """One defense at one strength on one model, with all that was measured."""
+
+
+def row(entry: Entry, victim: Victim, learned: Learned, leaked: Leaked) -> Row:
+    """Put together what was measured of `entry` on `victim`."""
     return Row(
         model=victim.name,
         defense=entry.defense,
         strength=entry.strength,
         family=entry.family,
-        change=statistics.median(known) if known else None,
-        bytes_per_round=statistics.median(bytes_sent(s.seen[0], s.reports) for s in scenes),
+        adaptive_needs=entry.adaptive_needs,
+        **vars(leaked),
+        **vars(learned),
+    )
+
+
+def measure(entry: Entry, victim: Victim, plan: Plan) -> Row:
+    """Play all seeds of `plan`."""
+    return row(entry, victim, learn(entry, victim, plan), leak(entry, victim, plan))
+
+
+def learn(entry: Entry, victim: Victim, plan: Plan) -> Learned:
+    """Train with `entry`, at the rate that suits it."""
+    rate = best_rate(entry, victim, plan)
+    trained = [accuracy(entry, victim, s, rate=rate, rounds=plan.rounds) for s in plan.training_seeds]
+    return Learned(
         rate=rate,
         accuracy=statistics.median(trained),
         accuracy_low=min(trained),
         accuracy_high=max(trained),
+    )
+
+
+def leak(entry: Entry, victim: Victim, plan: Plan) -> Leaked:
+    """Attack one round of each seed twice."""
+    scenes = [attacked_round(entry, victim, seed) for seed in plan.seeds]
+    changes = [change(entry, victim, scene, seed) for scene, seed in zip(scenes, plan.seeds, strict=True)]
+    known = [c for c in changes if c is not None]
+    return Leaked(
+        change=statistics.median(known) if known else None,
+        bytes_per_round=statistics.median(bytes_sent(s.seen[0], s.reports) for s in scenes),
         plain=_leak([plain(s.seen, seconds=plan.seconds) for s in scenes], scenes, plan.seeds),
         adaptive=_leak([adaptive(s.seen, seconds=plan.seconds) for s in scenes], scenes, plan.seeds),
         guess_psnr=statistics.median(psnr_of(_gray(), s) for s in scenes),
         limits=limits(entry, victim, scenes[0], rounds=plan.rounds),
-        adaptive_needs=entry.adaptive_needs,
     )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.lab.matrix.limits import ASSUMPTIONS, Limits
-from fedpriv.lab.matrix.measure import Leak, Row
+from fedpriv.lab.matrix.measure import Leak, Leaked, Learned, Row
 
 _PARTS: Mapping[str, type[Leak] | type[Limits]] = {"plain": Leak, "adaptive": Leak, "limits": Limits}
-_TEXT = ("model", "defense", "strength", "family", "adaptive_needs", "attack")
+_TEXT = ("model", "defense", "strength", "family", "adaptive_needs", "plain_attack", "adaptive_attack")
 _INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -39,7 +39,7 @@ def write_csv(rows: Iterable[Row], path: str | os.PathLike[str]) -> Path:
         writer = csv.DictWriter(file, _columns())
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _cell(value) for name, value in _flat(asdict(row)).items()})
+            writer.writerow({name: _cell(value) for name, value in flat(row).items()})
     return target
 
 
@@ -57,13 +57,41 @@ def read_csv(path: str | os.PathLike[str]) -> list[Row]:
             raise ValueError(
                 f"a matrix has the columns {_columns()}, got {reader.fieldnames}; write it again"
             )
-        return [_row(_nested(line)) for line in reader]
+        lines = [{column: _value(column, cell) for column, cell in line.items()} for line in reader]
+    return [Row(**_nested(line, Row)) for line in lines]
 
 
 def _prepared(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+def flat(measured: Row | Leaked | Learned) -> dict[str, Any]:
+    """What was measured, by column; the columns of an opponent start with its name.
+
+    Examples
+    --------
+    >>> flat(Learned(rate=0.4, accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0))
+    {'rate': 0.4, 'accuracy': 0.9, 'accuracy_low': 0.8, 'accuracy_high': 1.0}
+    """
+    columns: dict[str, Any] = {}
+    for name, value in asdict(measured).items():
+        if name in _PARTS:
+            columns |= {f"{name}_{part}": of_part for part, of_part in value.items()}
+        else:
+            columns[name] = value
+    return columns
+
+
+def leaked_of(columns: Mapping[str, Any]) -> Leaked:
+    """What `flat` was given, out of these `columns`; others are left out."""
+    return Leaked(**_nested(columns, Leaked))
+
+
+def learned_of(columns: Mapping[str, Any]) -> Learned:
+    """What `flat` was given, out of these `columns`; others are left out."""
+    return Learned(**_nested(columns, Learned))
 
 
 def _row(values: Mapping[str, Any]) -> Row:
@@ -81,31 +109,23 @@ def _words(value: Any) -> Any:
     return value
 
 
-def _places() -> dict[str, tuple[str, str]]:
-    """Column to the part of a row and the field that it holds; the part is empty for the row itself."""
-    places: dict[str, tuple[str, str]] = {}
-    for f in fields(Row):
+def _nested(columns: Mapping[str, Any], kind: type[Row | Leaked | Learned]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for f in fields(kind):
         if f.name in _PARTS:
-            places |= {f"{f.name}_{part.name}": (f.name, part.name) for part in fields(_PARTS[f.name])}
+            part = _PARTS[f.name]
+            values[f.name] = part(**{p.name: columns[f"{f.name}_{p.name}"] for p in fields(part)})
         else:
-            places[f.name] = ("", f.name)
-    return places
+            values[f.name] = columns[f.name]
+    return values
 
 
 def _columns() -> list[str]:
-    return list(_places())
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: values[part][key] if part else values[key] for column, (part, key) in _places().items()}
-
-
-def _nested(line: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: {} for name in _PARTS}
-    for column, (part, key) in _places().items():
-        holder = values[part] if part else values
-        holder[key] = line[column] if key in _TEXT else _number(line[column])
-    return values
+    names: list[str] = []
+    for f in fields(Row):
+        parts = fields(_PARTS[f.name]) if f.name in _PARTS else ()
+        names += [f"{f.name}_{part.name}" for part in parts] or [f.name]
+    return names
 
 
 def _cell(value: Any) -> str:
@@ -113,5 +133,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
-def _number(cell: str) -> float | None:
+def _value(column: str, cell: str) -> str | float | None:
+    if column in _TEXT:
+        return cell
     return float(cell) if cell else None

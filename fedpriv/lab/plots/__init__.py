@@ -2,7 +2,7 @@
 
 from fedpriv.lab.plots.curves import plot_error_vs_noise, plot_visits
 from fedpriv.lab.plots.landscape import Landscape, plot_landscapes
-from fedpriv.lab.plots.mosaics import plot_mosaics
+from fedpriv.lab.plots.mosaics import plot_mosaics, sheet_of_numbers
 from fedpriv.lab.plots.samples import compare_images, plot_points
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "plot_mosaics",
     "plot_points",
     "plot_visits",
+    "sheet_of_numbers",
 ]

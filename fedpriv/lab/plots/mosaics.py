@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,6 +47,30 @@ def plot_mosaics(sheets: Mapping[str, torch.Tensor], path: str | os.PathLike[str
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(caption, fontsize=10)
     return write(figure, path)
+
+
+def sheet_of_numbers(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """All numbers of an update as one gray square, as somebody sees them who does not know what to compute.
+
+    Parameters
+    ----------
+    tensors : iterable of Tensor
+
+    Returns
+    -------
+    Tensor of shape (1, 1, side, side)
+        Row by row, zero in the middle of 0 to 1, the largest hundredth at the ends; padded with the middle.
+
+    Examples
+    --------
+    >>> sheet_of_numbers([torch.tensor([[-2.0, 0.0]]), torch.tensor([2.0])])[0, 0].tolist()
+    [[0.0, 0.5], [1.0, 0.5]]
+    """
+    numbers = torch.cat([tensor.detach().cpu().double().reshape(-1) for tensor in tensors])
+    largest = numbers.abs().sort().values[int(0.99 * (len(numbers) - 1))].clamp_min(1e-300)
+    side = math.ceil(len(numbers) ** 0.5)
+    padded = torch.nn.functional.pad(numbers, (0, side * side - len(numbers)))
+    return (0.5 + 0.5 * padded / largest).clamp(0, 1).reshape(1, 1, side, side)
 
 
 def _tiled(images: torch.Tensor, background: float) -> torch.Tensor:
