@@ -161,8 +161,10 @@ _ARRIVED = "residual and certificate are about the numbers that arrived"
 
 
 def _what_arrived(observations: Observations) -> Observations:
-    """Pruned evidence without its zeros, so that replays are compared on what arrived; any other as it is."""
-    return see_through(observations) if observations[0].knowledge.applied(Sparsified) else observations
+    """Pruned gradients without their zeros: replays are compared on what arrived. All else as it is."""
+    known, kind = observations[0].knowledge, observations[0].update.kind
+    one_gradient = kind == "gradient" or (known.local_steps == 1 and known.batch_size is None)
+    return see_through(observations) if one_gradient and known.applied(Sparsified) else observations
 
 
 def _of_client(transcript: Transcript, client: str | None) -> list[Observation]:

@@ -1,7 +1,7 @@
 """The commands, and the one place where errors become a sentence and an exit code.
 
-Exit codes: 0 fine, 1 a leak where --fail-on-leak asked for it, 2 bad input (one sentence on standard error
-says what was expected, what came and what to do), 130 interrupted.
+Exit codes: 0 fine, 1 a leak (of `audit`, and of `attack` where --fail-on-leak asks for it), 2 bad input (one
+sentence on standard error says what was expected, what came and what to do), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import click
 from fedpriv import __version__
 from fedpriv.cli import measuring, options, output, scripts
 from fedpriv.cli.attack import attack_file
+from fedpriv.cli.audit import audit
 from fedpriv.cli.exercise import exercise
 from fedpriv.cli.explore import explore
 
@@ -39,6 +40,7 @@ def app(context: click.Context) -> None:
     Start here:
       fedpriv demo tutorial     Bob's and Alice's points come back out of their models
       fedpriv demo --list       what else there is to see
+      fedpriv audit --help      does your model leak your data?
       fedpriv COMMAND --help    examples of each command
     """
     if context.invoked_subcommand is None:
@@ -150,6 +152,7 @@ def attack(file: Path, out: Path, as_json: bool, fail_on_leak: bool, **given: An
     return int(fail_on_leak and any(result["certified"]))
 
 
+app.add_command(audit)
 app.add_command(exercise)
 app.add_command(explore)
 

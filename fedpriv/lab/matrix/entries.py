@@ -117,7 +117,7 @@ def _noise() -> list[Entry]:
     ]
     per_sample = [
         Entry(defense="DP-SGD", strength=f"σ {s:g}", family="noise", recipe=_dp_sgd(s))
-        for s in (0.01, 0.1, 1.0)
+        for s in (0.01, 0.1, 1.0, 10.0)
     ]
     central = [
         Entry(
