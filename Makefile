@@ -13,7 +13,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "installing into $(VENV); this takes a minute or two"
+	@echo "installing into $(VENV); this takes two or three minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(STAMP)
@@ -23,12 +23,13 @@ install: $(STAMP)  ## Create .venv and install fedpriv with its tools, at the te
 demo: $(STAMP)  ## Watch private data come back out of what was sent (pictures in out/)
 	$(BIN)/fedpriv demo tutorial --out $(OUT)
 	$(BIN)/fedpriv demo one_image --out $(OUT)
+	@echo; echo "next: source $(BIN)/activate, then docs/course/01_pointers.md (20 minutes), or fedpriv demo --list"
 
-test: $(STAMP)  ## Run the tests and the doctests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## Run the tests and the doctests, on up to four cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(STAMP)  ## Run the slow tests as well
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m ""
 
 lint: $(STAMP)  ## Check style, format and types; change nothing
 	$(BIN)/ruff check .

@@ -17,7 +17,9 @@ from attacks.base import (
     as_evidence,
     check_time_budget,
 )
+from attacks.exact.first_layer import FirstLayerInversion
 from attacks.identify import ATTACKS
+from attacks.refusals import Refusal, why
 from fedpriv.wire import Observation, Transcript
 from fedpriv.wire.mechanisms import Sparsified
 
@@ -31,7 +33,9 @@ def reconstruct(
     """Recover training data from an observation or from all that a transcript holds of one client.
 
     Every attack that applies is tried, cheapest first, until one returns a certificate; without one, the
-    reconstruction with the smallest residual is returned.
+    reconstruction with the smallest residual is returned. If no replay comes near the update, most likely
+    because the model does not have the weights that were sent, the first layer's division is returned where
+    it applies: it alone needs no weights.
 
     Where ``Knowledge.mechanisms`` declares defenses, the attacks that know them (`attacks.adaptive`) come
     first. The others get their try if none of these has a certificate or explains what arrived, as far as the
@@ -62,7 +66,8 @@ def reconstruct(
     Raises
     ------
     NotIdentifiable
-        If the evidence does not determine the data; a ``ValueError`` whose message says why.
+        If the evidence does not determine the data; a ``ValueError`` whose message begins with the reason
+        that says most. `attacks.identifiability` lists the others.
     ValueError
         If the client is unknown or the evidence is of the wrong kind.
 
@@ -82,17 +87,17 @@ def reconstruct(
     if client not in (None, sender):
         raise ValueError(f"client must be {sender!r}, who sent this evidence, or left out, got {client!r}")
     generator = generator or torch.Generator().manual_seed(0)
-    trial = _Trial(generator=generator, deadline=start + time_budget, budget=time_budget)
+    trial = _Trial(generator=generator, deadline=start + time_budget)
     found = trial.run(for_mechanisms(observations), observations, _what_arrived)
     if _settled(observations, found):
         return min(found, key=_grade)
     informed = len(found)
     found += trial.run([attack() for attack in ATTACKS], observations)
     if not found:
-        message = "the data cannot be recovered; " + "; ".join(trial.refusals)
-        raise NotIdentifiable(message, trial.determined)
+        reasons = why(trial.refusals, trial.late, time_budget)
+        raise NotIdentifiable(f"the data cannot be recovered; {reasons}", trial.determined)
     if not informed:
-        return min(found, key=_grade)
+        return _weightless(found) or min(found, key=_grade)
     return min(
         found, key=lambda r: _grade(replace(r, residual=unexplained(observations, r.inputs, r.targets)))
     )
@@ -101,6 +106,22 @@ def reconstruct(
 def _grade(found: Reconstruction) -> tuple[bool, bool, float]:
     """The smaller the better: by certificate first, then by residual."""
     return not bool(found.certified.all()), found.residual != found.residual, found.residual
+
+
+def _weightless(found: Sequence[Reconstruction]) -> Reconstruction | None:
+    """What the first layer's division gave, if every replay is far off; else None."""
+    if any(bool(r.certified.any()) or r.residual <= _FAR_OFF for r in found):
+        return None
+    divided = next((r for r in found if r.method == FirstLayerInversion.name), None)
+    return divided and replace(divided, notes=(_NEEDS_NO_WEIGHTS, *divided.notes))
+
+
+_FAR_OFF = 0.1
+"""Residual that no replay of a single sample has if model, weights and loss are right: there it is 1e-5."""
+_NEEDS_NO_WEIGHTS = (
+    "no replay comes near the update, so the inputs are those that need no weights of the model: the first "
+    "layer's weight gradient divided by its bias gradient"
+)
 
 
 def _settled(observations: Observations, found: Sequence[Reconstruction]) -> bool:
@@ -123,8 +144,8 @@ class _Trial:
 
     generator: torch.Generator
     deadline: float
-    budget: float
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     determined: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def run(
@@ -140,13 +161,13 @@ class _Trial:
                 continue
             remaining = self.deadline - time.perf_counter()
             if remaining <= 0:
-                self.refusals.append(f"{attack.name}: no time left of {self.budget} s")
+                self.late.append(attack.name)
                 continue
             try:
                 seen = view(observations)
                 result = attack(seen, generator=self.generator, time_budget=remaining)
             except NotIdentifiable as refusal:
-                self.refusals.append(str(refusal))
+                self.refusals.append(Refusal.of(attack, refusal))
                 self.determined.update(refusal.determined)
                 continue
             if seen is not observations:

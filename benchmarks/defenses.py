@@ -3,95 +3,132 @@
 Five clients learn digits. One round of it is attacked by somebody who ignores the defense and by somebody who
 knows it; the training goes on to show what the defense costs. The protocol, the rule for bytes and the
 assumptions of the limits are in `fedpriv.lab.matrix`; docs/defenses_measured.md explains what comes out.
+`defenses_convnet` does the same with a network of convolutions.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
+from fedpriv.lab.matrix import MLP, Plan, Row, entries, plot_fronts, record, write_csv, write_json
+from fedpriv.lab.study import Cell, Results
+from fedpriv.privacy import epsilon, rero_bound
 
-from fedpriv.lab.matrix import (
-    ASSUMPTIONS,
-    CONVNET,
-    MLP,
-    Entry,
-    Plan,
-    Row,
-    Victim,
-    entries,
-    measure,
-    plot_fronts,
-    write_csv,
-    write_json,
-)
-from fedpriv.progress import progress
-
-FULL = Plan(seeds=(300, 301, 302), training_seeds=(300, 301))
-"""Seeds that nothing was tried on before."""
-QUICK = Plan(seeds=(300,), training_seeds=(300,), rates=(0.4,), rounds=20)
-QUICK_DEFENSES = ("no defense", "clipping", "signs", "averaging")
+PLAN = Plan(seeds=(300, 301, 302), training_seeds=(300, 301, 302), seconds=600.0)
+"""Seeds that nothing was tried on before. No search uses up its seconds but ends with its own steps, so that
+what comes out does not depend on how busy the machine is."""
+THEORY = "theory, one round with noise of 1"
+QUICK = {
+    "MLP, no defense, leak",
+    "MLP, no defense, accuracy",
+    "MLP, clipping 0.1, leak",
+    "MLP, random pruning 10.0%, leak",
+    "MLP, CENSOR, leak",
+    "MLP, averaging, leak",
+    "MLP, median, leak",
+    "MLP, Krum, leak",
+}
+"""Cells that take a second, and are exact or refusals: the same everywhere. One is a training."""
 
 
-def one_strength(rows: list[Entry]) -> list[Entry]:
-    """Of each defense the strength in the middle, of two the stronger one."""
-    groups = [list(group) for _, group in groupby(rows, key=lambda entry: entry.defense)]
-    return [group[len(group) // 2] for group in groups]
+def large_epsilon() -> dict[str, float]:
+    """What a noise of 1 promises, as an epsilon and for somebody who has to guess one of a million."""
+    return {
+        "epsilon": epsilon(noise_multiplier=1.0, delta=1e-5),
+        "success": rero_bound(prior_success=1e-6, noise_multiplier=1.0),
+    }
 
 
-def cases(quick: bool) -> list[tuple[Victim, Entry]]:
-    """The MLP with every strength; the ConvNet, on which attacks take longer, with one of each."""
-    mlp, conv = entries(MLP), one_strength(entries(CONVNET))
-    if quick:
-        return [(MLP, e) for e in one_strength(mlp) if e.defense in QUICK_DEFENSES]
-    return [(MLP, e) for e in mlp] + [(CONVNET, e) for e in conv]
+def cells() -> list[Cell]:
+    """Two of each row, and one of theory alone."""
+    return [Cell(THEORY, large_epsilon, quick=True), *record.cells(MLP, entries(MLP), PLAN, QUICK)]
 
 
-def main(*, quick: bool = False) -> dict[str, Any]:
-    """Measure all rows; `quick` takes four defenses and one seed."""
-    torch.set_num_threads(1)  # small tensors: a second thread mostly waits
-    plan = QUICK if quick else FULL
-    rows = [measure(e, v, plan) for v, e in progress(cases(quick), description="defenses")]
-    return {"seeds": plan.seeds, "rounds": plan.rounds, "assumptions": ASSUMPTIONS, "rows": rows}
+def rows(results: Results) -> list[Row]:
+    """The rows of which both cells are there."""
+    return record.rows(MLP, entries(MLP), results)
 
 
-def report(result: dict[str, Any]) -> str:
-    """The rows as a table; what opponents got is in dB, the spread of the seeds behind it."""
-    lines = []
-    for model, group in groupby(result["rows"], key=lambda row: row.model):
-        lines += [
-            f"{model}, {len(result['seeds'])} attacked rounds a row, {result['rounds']} rounds of training",
-            f"  {'defense':28}{'accuracy':>9}{'bytes':>9}{'plain dB':>10}{'adaptive dB':>20}  {'limits'}",
-            *(_line(row) for row in group),
-        ]
-    return "\n".join([*lines, *(f"{name}: {text}" for name, text in result["assumptions"].items())])
-
-
-def _line(row: Row) -> str:
-    leak, limits = row.adaptive, row.limits
-    spread = f"{leak.psnr:.1f} ({leak.psnr_low:.1f}–{leak.psnr_high:.1f})"
-    shown = []
-    if limits.cramer_rao_psnr is not None:
-        shown.append(f"unbiased {limits.cramer_rao_psnr:.1f} dB")
-    if limits.rero is not None:
-        shown.append(f"told apart {leak.identified:.0%}, at most {limits.rero:.0%}")
-    if limits.epsilon_training is not None:
-        shown.append(f"ε {limits.epsilon_training:.3g}")
-    if row.does_nothing and row.defense != "no defense":
-        shown.append("DOES NOTHING: what is sent is the plain update")
-    return (
-        f"  {row.name:28}{row.accuracy:9.1%}{row.bytes_per_round:9.0f}{row.plain.psnr:10.1f}{spread:>20}"
-        f"  {'; '.join(shown)}".rstrip()
-    )
+def tables(results: Results) -> dict[str, str]:
+    """All rows."""
+    return {"rows": record.table(rows(results))}
 
 
 def draw(result: dict[str, Any], out: Path) -> list[Path]:
-    """A picture for each model, and all rows as JSON and CSV, in the folder `out`."""
-    rows: list[Row] = result["rows"]
-    files = [write_json(rows, out / "defenses.json"), write_csv(rows, out / "defenses.csv")]
-    for model in dict.fromkeys(row.model for row in rows):
-        chosen = [row for row in rows if row.model == model]
-        files.append(plot_fronts(chosen, out / f"defenses_{model.lower()}.png"))
+    """A picture, and all rows as JSON and CSV, in the folder `out`."""
+    measured = rows(result["cells"])
+    files = [write_json(measured, out / "defenses.json"), write_csv(measured, out / "defenses.csv")]
+    if any(of.family != "contrast" for of in measured):
+        files.append(plot_fronts(measured, out / "defenses_mlp.png"))
     return files
+
+
+def sentences(results: Results) -> dict[str, list[str]]:
+    """Words of the pages that carry these numbers; the tables carry all others."""
+    theory, of = results[THEORY], {of.name: of for of in rows(results)}
+    one, ten = (of[f"DP-SGD σ {size}"].limits for size in (1, 10))
+    return {
+        "README.md": _readme(of),
+        "docs/defenses_measured.md": [
+            f"at most {100 * (one.rero or 1):.0f} % for telling ten images apart in one round",
+            f"over all {PLAN.rounds} rounds its ε = {record.spent(one)} promises next to nothing",
+            f"over the whole training (ε = {record.spent(ten)})",
+        ],
+        "docs/privacy_bounds.md": [
+            f"(ε = {theory['epsilon']:.1f} at δ = 10⁻⁵) no attack succeeds in more than"
+            f" {100 * theory['success']:.2g} %"
+        ],
+    }
+
+
+def _readme(of: dict[str, Row]) -> list[str]:
+    """Ends of the rows of the table of defenses, and the words around it."""
+
+    def each(shown: Iterable[str]) -> str:
+        found = list(shown)
+        return found[0] if len(set(found)) == 1 else ", ".join(found)
+
+    def cost(*names: str) -> str:
+        return each(f"{100 * of[name].accuracy:.0f}" for name in names) + " %"
+
+    def leaks(*names: str) -> str:
+        silent = {name for name in names if of[name].plain.refused == of[name].adaptive.refused == 1}
+        return each("nothing" if name in silent else f"{of[name].leak:.0f}" for name in names)
+
+    def end(*names: str) -> str:
+        return f"| {cost(*names)} | {leaks(*names)} |"
+
+    sums = ("averaging", "secret sharing", "secure aggregation")
+    kept = [of[name].bytes_per_round / of["no defense"].bytes_per_round for name in sums]
+    few, some, much = (f"Gaussian noise σ {size}" for size in ("0.001", "0.01", "0.1"))
+    one, ten = "DP-SGD σ 1", "DP-SGD σ 10"
+    return [
+        f"A gray picture has {of['no defense'].guess_psnr:.0f} dB",
+        f"| nothing | nothing {end('no defense')}",
+        f"| {cost(*sums)}; {kept[0]:.0f}, {kept[1]:.0f} and {kept[2]:.0f} times the bytes | {leaks(*sums)} |",
+        f"one number {end('clipping 0.1', 'L1 clipping 10', 'adaptive clipping from 0.1')}",
+        f"a sample {end('clipping per layer 0.1', 'clipping per sample 0.1')}",
+        f"multiplier 0.001, 0.01 | what is below the noise {end(few, some)}",
+        f"multiplier 0.1 | the same {end(much)}",
+        f"a promise (ε = {record.spent(of[much].limits)} over 60 rounds)",
+        f"multiplier 1 | single samples {end(one)}",
+        f"told apart in at most {100 * (of[one].limits.rero or 1):.0f} % in one round, but"
+        f" ε = {record.spent(of[one].limits)} over 60",
+        f"multiplier 10 | the same {end(ten)}",
+        f"ε = {record.spent(of[ten].limits)} over 60 rounds",
+        f"scale 0.0002 | what is below the noise {end('Laplace noise b 0.0002')}",
+        f"1 % | the small numbers {end('top-k 1.0%')}",
+        f"(0.1 %: {leaks('top-k 0.1%')} dB, but {cost('top-k 0.1%')} accuracy)",
+        f"1 % | a random part {end('random pruning 1.0%')}",
+        f"| sizes {end('signs')}",
+        f"16 levels | low digits {end('quantization 16 levels')}",
+        f"80 % | some columns of one layer {end('Soteria 80%')}",
+        f"| what is behind it {end('PRECODE')}",
+        f"| which sample is which {end('mixup', 'InstaHide')}",
+        f"| the gradient | {cost('CENSOR')}: a guess | {leaks('CENSOR')} |",
+        f"| nothing {end('median', 'Krum')}",
+        f"[dropout, 20 local steps](docs/defenses/not_defenses.md) | nothing"
+        f" {end('dropout 50%', 'local steps 20')}",
+    ]

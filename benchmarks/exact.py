@@ -1,21 +1,21 @@
-"""Exact batches: seconds, memory and share recovered by batch size, activation and precision.
+"""Exact batches: CPU seconds and share recovered by batch size, activation and precision.
 
-The victim is a 768-512-512-10 network at its default initialization; the data are 16 x 16 color patches of
-photographs, normalized, with random labels. The attack is told neither the batch size nor the labels. Seconds
-are the median over seeds, attack and certificate together, on the machine that runs this; the other columns
-show the worst seed.
+The victim is a 768-512-512-10 network at its default initialization, or one of width 1024; the data are
+16 x 16 color patches of photographs, normalized, with random labels. The attack is told neither the batch
+size nor the labels. Seconds are the median over seeds, attack and certificate together; the other values are
+those of the worst seed.
 
-Then the same batches of digits go to us, to SPEAR's sampling and, in the full run, to breaching, which is
-installed for that into an environment of its own (benchmarks/peers). Where there is a GPU, one large case.
+Then the same batches of digits go to us, to SPEAR's sampling and to breaching, which is installed for that
+into an environment of its own (benchmarks/peers). Where there is a GPU, one large case.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,13 @@ from torch.nn.functional import cross_entropy
 import attacks
 import fedpriv
 from fedpriv.cli import scripts
+from fedpriv.lab.study import Cell, Results, Values
 
 if TYPE_CHECKING:
-    from benchmarks.peers import batches, memory
+    from benchmarks.peers import batches
 else:  # a folder of benchmarks is no package, and is called differently in a wheel
     _peers = scripts.load(Path(__file__).parent / "peers" / "__init__.py")
-    batches, memory = (importlib.import_module(f".{n}", _peers.__name__) for n in ("batches", "memory"))
+    batches = importlib.import_module(".batches", _peers.__name__)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU": nn.ReLU,
@@ -39,10 +40,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-SIZES = (16, 32, 64, 128)
-WIDTH = 512
-SPEAR_SIZES = (2, 4, 8, 16, 20, 24, 32)
-BREACHING_SIZES = (1, 4, 8)
+CASES = (
+    (16, 512, "float64", range(100, 103)),
+    (64, 512, "float64", range(100, 103)),
+    (64, 512, "float32", range(100, 101)),
+    (128, 512, "float64", range(100, 101)),
+    (256, 1024, "float64", range(100, 101)),
+)
+"""Patches, width, precision of the gradient, seeds."""
+SLOW = {(256, "ReLU"), (256, "tanh"), (256, "sigmoid")}
+"""Not measured: minutes each, for what their neighbors show."""
+BUDGET = {"float64": 600.0, "float32": 60.0}
+"""Seconds. What is not certified, as from rounded gradients at times, goes on to slower attacks."""
 LARGE = (512, 2048)  # batch and width of the case for machines with a GPU
 LARGE_BUDGET = 1800.0  # seconds
 
@@ -53,7 +62,7 @@ def task(
     dtype: torch.dtype,
     seed: int,
     *,
-    width: int = WIDTH,
+    width: int = 512,
     device: str = "cpu",
 ) -> tuple[fedpriv.Observation, torch.Tensor, torch.Tensor]:
     """One gradient in `dtype`, and the batch behind it."""
@@ -70,110 +79,111 @@ def task(
     return fedpriv.Observation(model, gradient, cross_entropy, knowledge), x, y
 
 
-def measure(activation: str, batch: int, dtype: torch.dtype, seeds: range) -> dict[str, Any]:
+def measure(activation: str, batch: int, width: int, precision: str, seeds: range) -> dict[str, Any]:
     """Median seconds, and the worst of everything else, over the seeds."""
-    seconds, recovered, labels, certified, worst = [], [], [], [], []
+    rows = []
     for seed in seeds:
-        observation, x, y = task(ACTIVATIONS[activation], batch, dtype, seed)
+        dtype = getattr(torch, precision)
+        observation, x, y = task(ACTIVATIONS[activation], batch, dtype, seed, width=width)
+        start = time.process_time()
         try:
-            found = attacks.reconstruct(observation, time_budget=120.0)
+            found = attacks.reconstruct(observation, time_budget=BUDGET[precision])
         except attacks.NotIdentifiable:
-            recovered.append(0.0)
+            rows.append((time.process_time() - start, 0.0, 0.0, 0.0, -math.inf))
             continue
+        seconds = time.process_time() - start
         # Soft targets instead of classes are a wrong answer here, not an error.
         classes = found.targets is not None and found.targets.shape[1:] == y.shape[1:]
         score = fedpriv.lab.score(found if classes else found.inputs, x, y, data_range=4.0)
-        seconds.append(found.seconds)
-        recovered.append(score.recovered(psnr=60.0))
-        labels.append(
-            float(score.target_correct.double().mean()) if score.target_correct is not None else 0.0
-        )
-        certified.append(float(found.certified.double().sum()) / batch)
-        worst.append(float(score.psnr.min()))
-    return {
-        "activation": activation,
-        "batch": batch,
-        "dtype": str(dtype).removeprefix("torch."),
-        "seeds": len(seeds),
-        "seconds": statistics.median(seconds) if seconds else None,
-        "recovered_60db": min(recovered),
-        "labels_right": min(labels, default=0.0),
-        "certified": min(certified, default=0.0),
-        "worst_psnr": min(worst, default=None),
-        "peak_memory_mb": memory.peak_mb(),  # of the process until here, so a bound on this row
-    }
+        right = 0.0 if score.target_correct is None else float(score.target_correct.double().mean())
+        certified = float(found.certified.double().sum()) / batch
+        rows.append((seconds, score.recovered(psnr=60.0), right, certified, float(score.psnr.min())))
+    seconds_, *others = zip(*rows, strict=True)
+    names = ("recovered_share", "labels_share", "certified_share", "worst_psnr")
+    worst = dict(zip(names, map(min, others), strict=True))
+    return {"seeds": len(rows), "cpu_seconds": statistics.median(seconds_), **worst}
 
 
-def large_case(batch: int, width: int) -> dict[str, Any] | None:
-    """A GELU batch in float64 whose client computed on a GPU; None where there is none.
+def large_case(batch: int, width: int) -> dict[str, Any]:
+    """A GELU batch in float64 whose client computed on a GPU; nothing where there is none.
 
     What crosses the wire lies in main memory, and the exact attacks compute there, on one core.
     """
+    row: dict[str, Any] = {"gpu": None, "recovered_share": None, "refusal": None}
     if not torch.cuda.is_available():
-        return None
+        return row
     observation, x, y = task(nn.GELU, batch, torch.float64, 100, width=width, device="cuda")
-    row: dict[str, Any] = {"batch": batch, "width": width, "gpu": torch.cuda.get_device_name()}
-    start = time.perf_counter()
+    row["gpu"] = torch.cuda.get_device_name()
     try:
         found = attacks.reconstruct(observation, time_budget=LARGE_BUDGET)
     except attacks.NotIdentifiable as refusal:
-        return {
-            **row,
-            "seconds": time.perf_counter() - start,
-            "recovered_60db": 0.0,
-            "refusal": str(refusal)[:300],
-        }
-    score = fedpriv.lab.score(found.inputs, x, y, data_range=4.0)
-    recovered = score.recovered(psnr=60.0)
-    return {**row, "seconds": found.seconds, "recovered_60db": recovered, "refusal": None}
-
-
-def main(*, quick: bool = False) -> dict[str, Any]:
-    """All sizes, activations and precisions; `quick` takes the smallest sizes, one seed, and no breaching."""
-    torch.set_num_threads(1)  # batched small matrices: a second thread mostly waits
-    sizes, seeds = (SIZES[:2], range(100, 101)) if quick else (SIZES, range(100, 103))
-    cases = [(a, n, d) for d in (torch.float64, torch.float32) for n in sizes for a in ACTIVATIONS]
-    measure("ReLU", 8, torch.float64, range(1))  # the first call pays for imports
-    rows = [measure(a, n, d, seeds) for a, n, d in fedpriv.progress.progress(cases, description="batches")]
+        return {**row, "recovered_share": 0.0, "refusal": str(refusal)[:300]}
     return {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
-        "victim": f"768-{WIDTH}-{WIDTH}-10",
-        "rows": rows,
-        "spear": batches.beside_spear(SPEAR_SIZES[:2] if quick else SPEAR_SIZES, seeds),
-        "breaching": "only in the full run" if quick else batches.beside_breaching(BREACHING_SIZES, seeds),
-        "large": None if quick else large_case(*LARGE),
-        "peak_memory_mb": memory.peak_mb(),
+        **row,
+        "recovered_share": fedpriv.lab.score(found.inputs, x, y, data_range=4.0).recovered(psnr=60.0),
     }
 
 
-def report(result: dict[str, Any]) -> str:
-    """The figures as a table."""
-    head = f"  {'precision':10}{'n':>5}  {'activation':10}{'seconds':>8}{'recovered':>11}{'labels':>8}"
-    lines = [
-        f"machine: {result['machine']}",
-        f"victim: {result['victim']}",
-        head + f"{'certified':>11}{'worst dB':>10}",
-    ]
-    for row in result["rows"]:
-        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.2f}"
-        worst = "-" if row["worst_psnr"] is None else f"{row['worst_psnr']:.0f}"
-        lines.append(
-            f"  {row['dtype']:10}{row['batch']:5d}  {row['activation']:10}{seconds:>8}"
-            f"{row['recovered_60db']:11.0%}{row['labels_right']:8.0%}{row['certified']:11.0%}{worst:>10}"
+def patches_key(activation: str, batch: int, width: int, precision: str) -> str:
+    """Name of a cell."""
+    return f"{batch} patches, width {width}, {precision}, {activation}"
+
+
+def cells() -> list[Cell]:
+    """Patches by size, width, precision and activation; digits beside SPEAR and breaching; a large case."""
+    ours = [
+        Cell(
+            patches_key(activation, batch, width, precision),
+            partial(measure, activation, batch, width, precision, seeds),
+            quick=batch == 16,
         )
-    lines += ["beside SPEAR, digits, 784-512-512-10 ReLU, float64:", *batches.spear_table(result["spear"])]
-    lines += ["beside breaching, the same network, float32:", *batches.breaching_table(result["breaching"])]
-    lines += _large_lines(result["large"]) if result["large"] else []
-    lines.append(f"peak memory of the process: {result['peak_memory_mb']:.0f} MB")
-    return "\n".join(lines)
-
-
-def _large_lines(row: dict[str, Any]) -> list[str]:
-    outcome = f"{row['recovered_60db']:.0%} recovered in {row['seconds']:.0f} s on one core"
-    return [
-        f"n = {row['batch']} at width {row['width']}, GELU, float64, gradient computed on {row['gpu']}:",
-        f"  {row['refusal'] or outcome}",
+        for batch, width, precision, seeds in CASES
+        for activation in ACTIVATIONS
+        if (batch, activation) not in SLOW
     ]
+    large = Cell("{} patches, width {}, GPU".format(*LARGE), partial(large_case, *LARGE))
+    return [*ours, *batches.cells(), large]
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Patches by activation; digits beside SPEAR; digits beside breaching."""
+    lines = [["patches", "width", "gradient", *ACTIVATIONS], ["---"] * (3 + len(ACTIVATIONS))]
+    for batch, width, precision, _ in CASES:
+        rows = (results.get(patches_key(a, batch, width, precision)) for a in ACTIVATIONS)
+        lines.append([str(batch), str(width), precision, *map(_outcome, rows)])
+    return {"patches": batches.table(lines), **batches.tables(results)}
+
+
+def _outcome(row: Values | None) -> str:
+    """Seconds, and what is missing."""
+    if row is None:
+        return ""
+    missing = [
+        f"{row[f'{name}_share']:.0%} {name}".replace("%", " %")
+        for name in ("recovered", "labels", "certified")
+        if row[f"{name}_share"] < 1
+    ]
+    return ", ".join([f"{row['cpu_seconds']:.2g} s", *missing])
+
+
+def sentences(results: Results) -> dict[str, list[str]]:
+    """Words of the pages that carry these numbers."""
+    batch, width, precision, _ = CASES[-1]
+    big = {a: results.get(patches_key(a, batch, width, precision)) for a in ACTIVATIONS}
+    whole = all(row["recovered_share"] == row["certified_share"] == 1 for row in big.values() if row)
+    times = " and ".join(f"{row['cpu_seconds']:.0f} s ({a})" for a, row in big.items() if row)
+    eight = results[batches.key(8, "reconstruct, float32")]
+    theirs = results[batches.key(8, "breaching optimization")]
+    return {
+        "README.md": [
+            f"{batch} patches of photographs at width {width}",
+            f"eight digits through 784-512-512-10 with ReLU come back exactly in {eight['cpu_seconds']:.1f}"
+            f" s, where breaching's optimization takes {theirs['cpu_seconds']:.0f} s and brings"
+            f" {theirs['recovered_40db']:.0%} of them above 40 dB".replace("%", " %"),
+            f"{batch} patches of photographs through 768-{width}-{width}-10,"
+            f" {'all' if whole else 'not all'} of them certified with their labels: {times} of CPU time",
+        ],
+    }
 
 
 def draw(result: dict[str, Any], out: Path) -> list[Path]:
@@ -182,8 +192,8 @@ def draw(result: dict[str, Any], out: Path) -> list[Path]:
 
     figure = new_figure(10, 7.5)
     headline(figure, "Whole batches out of one gradient")
-    for row, (title, series) in zip(figure.subplots(2, 2), _series(result).items(), strict=True):
-        for axes, words in zip(row, ("seconds", "share of samples recovered"), strict=True):
+    for row, (title, series) in zip(figure.subplots(2, 2), _series(result["cells"]).items(), strict=True):
+        for axes, words in zip(row, ("CPU seconds", "share of samples recovered"), strict=True):
             label_axes(axes, "samples in the batch", words)
             axes.set_title(title, fontsize=10)
             axes.set_xscale("log", base=2)
@@ -198,24 +208,26 @@ def draw(result: dict[str, Any], out: Path) -> list[Path]:
                 axes.plot(
                     sizes, values, color=look.color, marker=look.marker, linestyle=look.line, label=name
                 )
-        row[0].legend(fontsize=8)
+        if series:
+            row[0].legend(fontsize=8)
     return [write(figure, out / "exact.png")]
 
 
-def _series(result: dict[str, Any]) -> dict[str, dict[str, list[tuple[int, float, float]]]]:
+def _series(results: Results) -> dict[str, dict[str, list[tuple[int, float, float]]]]:
     """For each row of panels, each line as (batch, seconds, share); NaN where nothing ended leaves a gap."""
     ours: dict[str, list[tuple[int, float, float]]] = {}
-    for row in result["rows"]:
-        if row["dtype"] == "float64":
-            point = (row["batch"], row["seconds"] or math.nan, row["recovered_60db"])
-            ours.setdefault(row["activation"], []).append(point)
+    for batch, width, precision, _ in CASES:
+        for activation in ACTIVATIONS:
+            row = results.get(patches_key(activation, batch, width, precision))
+            if row and (width, precision) == (512, "float64"):
+                point = (batch, row["cpu_seconds"], row["recovered_share"])
+                ours.setdefault(activation, []).append(point)
     beside: dict[str, list[tuple[int, float, float]]] = {}
-    breaching = [] if isinstance(result["breaching"], str) else result["breaching"]
-    theirs = [row for row in breaching if row["method"] not in batches.ATTACKS]
-    for row in batches.medians([*result["spear"], *theirs]):
-        point = (row["batch"], row["cpu_seconds"] or math.nan, row["recovered_40db"])
-        beside.setdefault(row["method"], []).append(point)
+    for n, name in batches.cases():
+        if row := results.get(batches.key(n, name)):
+            point = (n, row["cpu_seconds"] or math.nan, row["recovered_40db"])
+            beside.setdefault(name, []).append(point)
     return {
-        f"ours, {result['victim']}, float64 (recovered: above 60 dB)": ours,
+        "ours, 768-512-512-10, float64 (recovered: above 60 dB)": ours,
         "beside others, 784-512-512-10, ReLU (recovered: above 40 dB)": beside,
     }

@@ -1,27 +1,31 @@
 """The tutorial at scale: share of exact attacks, visits needed, time, overhead of pointers and of recording.
 
 A thousand random two-point data sets for Bob and Alice, in 2 to 20 dimensions, trained in float32 from random
-models; every attack sees the returned models alone. Times are medians on the machine that runs this.
+models; every attack sees the returned models alone. Seconds are CPU seconds, attack and certificate together.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 import attacks
 import fedpriv
+from fedpriv.lab.study import Cell, Results
 from fedpriv.losses import squared_error
 
+TASKS = 1000
+BLOCK = 50
+"""Tasks in a cell."""
 EXACT = 1e-3
 VISITS = 6
+ROUNDS = 50
+TURNS = 7
 Data = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -44,49 +48,45 @@ def largest_error(found: attacks.Reconstruction, inputs: torch.Tensor, targets: 
     return min(float((claimed - truth).abs().max()), float((claimed.flip(0) - truth).abs().max()))
 
 
-def attack_all(tasks: int) -> dict[str, Any]:
-    """Attack every client with 2, 3, ... visits until the certificate, and with all of them."""
-    needed: Counter[str] = Counter()
-    certified_at: Counter[str] = Counter()
-    errors, seconds, wrong_certificates = [], [], 0
-    for seed in fedpriv.progress.progress(range(tasks), description="tasks"):
+def first_visits(
+    visits: list[fedpriv.Observation], inputs: torch.Tensor, targets: torch.Tensor
+) -> dict[str, Any]:
+    """Attack with 2, 3, ... visits until the certificate: after how many it is exact, and certified."""
+    result: dict[str, Any] = {"exact": None, "certified": None, "wrong_certificates": 0}
+    for k in range(2, len(visits) + 1):
+        start = time.process_time()
+        try:
+            found: attacks.Reconstruction | None = attacks.reconstruct(visits[:k])
+        except attacks.NotIdentifiable:
+            found = None
+        result["seconds"] = time.process_time() - start
+        result["error"] = float("inf") if found is None else largest_error(found, inputs, targets)
+        sure = found is not None and bool(found.certified.all())
+        result["wrong_certificates"] += sure and result["error"] > EXACT
+        result["exact"] = result["exact"] or (k if result["error"] < EXACT else None)
+        if sure:
+            result["certified"] = k
+            break
+    return result
+
+
+def attack_block(first: int) -> dict[str, Any]:
+    """Attack both clients of `BLOCK` tasks."""
+    rows = []
+    for seed in range(first, first + BLOCK):
         model, clients, lr, generator = random_task(seed)
         run = fedpriv.FederatedTrainer(model, squared_error, clients, lr=lr, generator=generator).run(VISITS)
-        for name, (inputs, targets) in clients.items():
-            visits = run.transcript.observations(name)
-            exact = proven = None
-            for k in range(2, VISITS + 1):
-                found, spent = _timed_attack(visits[:k])
-                error = float("inf") if found is None else largest_error(found, inputs, targets)
-                sure = found is not None and bool(found.certified.all())
-                wrong_certificates += sure and error > EXACT
-                exact = exact or (k if error < EXACT else None)
-                proven = proven or (k if sure else None)
-                if proven or k == VISITS:
-                    break
-            errors.append(error)
-            seconds.append(spent)
-            needed[str(exact)] += 1
-            certified_at[str(proven)] += 1
+        rows += [first_visits(run.transcript.observations(name), *data) for name, data in clients.items()]
     return {
-        "attacks": len(errors),
-        "share_exact": sum(e < EXACT for e in errors) / len(errors),
-        "share_certified": 1 - certified_at["None"] / len(errors),
-        "wrong_certificates": int(wrong_certificates),
-        "max_abs_error": {"median": statistics.median(errors), "largest": max(errors)},
-        "visits_until_exact": dict(sorted(needed.items())),
-        "visits_until_certified": dict(sorted(certified_at.items())),
-        "attack_ms": {"median": 1e3 * statistics.median(seconds), "largest": 1e3 * max(seconds)},
+        "attacks": len(rows),
+        "exact": sum(row["error"] < EXACT for row in rows),
+        "exact_after_two": sum(row["exact"] == 2 for row in rows),
+        "exact_after_three": sum(row["exact"] in (2, 3) for row in rows),
+        "certified": sum(row["certified"] is not None for row in rows),
+        "wrong_certificates": sum(row["wrong_certificates"] for row in rows),
+        "largest_error": max(row["error"] for row in rows),
+        "median_seconds": statistics.median(row["seconds"] for row in rows),
     }
-
-
-def _timed_attack(visits: list[fedpriv.Observation]) -> tuple[attacks.Reconstruction | None, float]:
-    start = time.perf_counter()
-    try:
-        found: attacks.Reconstruction | None = attacks.reconstruct(visits)
-    except attacks.NotIdentifiable:
-        found = None
-    return found, time.perf_counter() - start
 
 
 def plain_loop(model: torch.nn.Linear, clients: Data, lr: float, rounds: int) -> None:
@@ -115,103 +115,87 @@ def pointer_loop(model: torch.nn.Linear, clients: Data, lr: float, rounds: int) 
             fedpriv.pointers.get(model)
 
 
-def overhead(rounds: int) -> dict[str, float]:
-    """Milliseconds a visit: plain loop, pointers, trainer without and with a record; medians of seven."""
+def overhead() -> dict[str, float]:
+    """Seconds of a visit: plain loop, pointers, trainer without and with a record; medians of the turns."""
     model, clients, lr, _ = random_task(0)
 
     def trainer(record: bool) -> Callable[[], object]:
         made = fedpriv.FederatedTrainer(model, squared_error, clients, lr=lr)
-        return lambda: made.run(rounds, record=record)
+        return lambda: made.run(ROUNDS, record=record)
 
-    ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: plain_loop(fedpriv.models.linear(clients["bob"][0].shape[1]), clients, lr, rounds),
-        "pointers": lambda: pointer_loop(
-            fedpriv.models.linear(clients["bob"][0].shape[1]), clients, lr, rounds
-        ),
+    def loop(of: Callable[..., None]) -> Callable[[], object]:
+        return lambda: of(fedpriv.models.linear(clients["bob"][0].shape[1]), clients, lr, ROUNDS)
+
+    ways = {
+        "plain": loop(plain_loop),
+        "pointers": loop(pointer_loop),
         "trainer": trainer(record=False),
-        "trainer_recording": trainer(record=True),
+        "recording": trainer(record=True),
     }
-    visits = rounds * len(clients)
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(7):
+    for _ in range(TURNS):
         for name, way in ways.items():  # interleaved, so that a busy moment hits all alike
-            start = time.perf_counter()
+            start = time.process_time()
             way()
-            times[name].append(1e3 * (time.perf_counter() - start) / visits)
-    medians = {f"{name}_ms_per_visit": statistics.median(values) for name, values in times.items()}
-    plain, bare = medians["plain_ms_per_visit"], medians["trainer_ms_per_visit"]
+            times[name].append((time.process_time() - start) / (ROUNDS * len(clients)))
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return {
-        **medians,
-        "pointers_over_plain": medians["pointers_ms_per_visit"] / plain,
-        "trainer_over_plain": bare / plain,
-        "recording_over_not_recording": medians["trainer_recording_ms_per_visit"] / bare,
+        "plain_seconds": medians["plain"],
+        "pointers_over_plain": medians["pointers"] / medians["plain"],
+        "trainer_over_plain": medians["trainer"] / medians["plain"],
+        "recording_over_trainer": medians["recording"] / medians["trainer"],
     }
 
 
-def parallel_round(num_clients: int) -> dict[str, float]:
-    """One FedAvg round with that many clients of the tutorial's model: time, and memory that it added."""
-    generator = torch.Generator().manual_seed(0)
-    clients = {
-        f"client {k}": (torch.randn(2, 2, generator=generator), torch.randn(2, 1, generator=generator))
-        for k in range(num_clients)
-    }
-    trainer = fedpriv.FederatedTrainer(
-        fedpriv.models.linear(2),
-        squared_error,
-        clients,
-        lr=0.05,
-        schedule=fedpriv.FedAvg(),
-        generator=generator,
+def blocks() -> list[str]:
+    """Names of the cells of attacks."""
+    return [f"attacks, tasks {first} to {first + BLOCK - 1}" for first in range(0, TASKS, BLOCK)]
+
+
+def cells() -> list[Cell]:
+    """Blocks of attacks, and the cost of pointers and of recording."""
+    return [
+        *(
+            # The last digits of float32 models depend on the machine, and the largest error hangs on them.
+            Cell(key, partial(attack_block, k * BLOCK), quick=k == 0, bands={"largest_error": EXACT})
+            for k, key in enumerate(blocks())
+        ),
+        Cell(
+            "overhead",
+            overhead,
+            quick=True,
+            # Ratios of short times, on a machine that does other things as well.
+            bands={"pointers_over_plain": 3.0, "trainer_over_plain": 2.0, "recording_over_trainer": 0.5},
+        ),
+    ]
+
+
+def sentences(results: Results) -> dict[str, list[str]]:
+    """Words of the pages that carry these numbers."""
+    rows = [results[key] for key in blocks()]
+    counts = ("attacks", "exact", "exact_after_two", "exact_after_three", "certified", "wrong_certificates")
+    sums = {name: sum(row[name] for row in rows) for name in counts}
+    attacked = sums["attacks"]
+    exact, certified = (
+        "all" if sums[name] == attacked else f"{sums[name]} of them" for name in ("exact", "certified")
     )
-    before = _peak_mb()
-    start = time.perf_counter()
-    trainer.run(1, record=False)
+    two, three = (f"{sums[f'exact_after_{n}'] / attacked:.1%}".replace(".0%", "%") for n in ("two", "three"))
+    worst = f"{max(row['largest_error'] for row in rows):.0e}".replace("e-0", "e-")
+    outcome = (
+        f"{exact} exact (worst error {worst}), {certified} certified,"
+        f" {sums['wrong_certificates'] or 'no'} wrong certificates;"
+    )
+    ms = f"{1e3 * statistics.median(row['median_seconds'] for row in rows):.0f} ms in the median"
+    slower = ("two", "three", "four", "five", "six")[round(results["overhead"]["pointers_over_plain"]) - 2]
     return {
-        "clients": num_clients,
-        "seconds": time.perf_counter() - start,
-        "memory_added_mb": _peak_mb() - before,
+        "README.md": [
+            f"{sums['exact']} of {attacked} random data sets",
+            f"{attacked} attacks on random two-point data sets in 2 to 20 dimensions: {outcome} {ms}",
+            f"Pointers make a visit of the tutorial about {slower} times slower than plain PyTorch",
+        ],
+        "docs/measured.md": [
+            f"{attacked} attacks on random two-point data sets in 2 to 20 dimensions",
+            f"{outcome} two visits sufficed for {two}, three for {three}; {ms}".replace("%", " %"),
+            f"about {slower} times slower",
+        ],
     }
-
-
-def _peak_mb() -> float:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def main(*, quick: bool = False) -> dict[str, Any]:
-    """Run all parts; `quick` takes a twentieth of the tasks."""
-    torch.set_num_threads(1)  # tiny matrices: threads only add noise to the times
-    parallel = [parallel_round(n) for n in ((100, 1000) if quick else (100, 1000, 10_000))]
-    return {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
-        "tutorial": attack_all(50 if quick else 1000),
-        "overhead": overhead(20 if quick else 100),
-        "parallel_round": parallel,
-    }
-
-
-def report(result: dict[str, Any]) -> str:
-    """The figures as text."""
-    t, o = result["tutorial"], result["overhead"]
-    errors = t["max_abs_error"]
-    lines = [
-        f"machine: {result['machine']}",
-        f"{t['attacks']} attacks on two-point data sets in 2 to 20 dimensions:",
-        f"  exact (largest error below {EXACT:g}): {t['share_exact']:.1%}, "
-        f"certified: {t['share_certified']:.1%}, wrong certificates: {t['wrong_certificates']}",
-        f"  largest error: median {errors['median']:.1e}, worst {errors['largest']:.1e}",
-        f"  visits until exact: {t['visits_until_exact']}, until certified: {t['visits_until_certified']}",
-        f"  attack with certificate: median {t['attack_ms']['median']:.1f} ms",
-        f"one visit: plain {o['plain_ms_per_visit']:.2f} ms, pointers x {o['pointers_over_plain']:.1f}, "
-        f"trainer x {o['trainer_over_plain']:.1f}; recording makes a trainer's visit "
-        f"{o['recording_over_not_recording'] - 1:.0%} longer",
-    ]
-    lines += [
-        f"parallel round, {p['clients']} clients: {p['seconds']:.2f} s, {p['memory_added_mb']:.1f} MB added"
-        for p in result["parallel_round"]
-    ]
-    return "\n".join(lines)

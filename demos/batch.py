@@ -99,7 +99,8 @@ def report(result: dict[str, Any]) -> str:
         lines.append(
             "The average of 64 gradients still holds 64 pictures. Every input lies in the span of the\n"
             "first layer's gradient and every activation in that of the second; the pictures alone\n"
-            "satisfy both, so each is found, proven and removed on its own. A batch hides you only\n"
+            "satisfy both, so each is found and removed on its own. (Without a certificate a picture is\n"
+            "right here, too, but the server cannot prove it from rounded numbers.) A batch hides you only\n"
             "when it is about half as large as the layers are wide, or when somebody adds noise."
         )
     else:

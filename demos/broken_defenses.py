@@ -26,7 +26,7 @@ from attacks.matching.dlg import DLG
 from fedpriv.defenses import SignSGD, Soteria, TopK
 from fedpriv.defenses.pipeline import AnyDefense
 
-TAKES = "35 s"
+TAKES = "30 s"
 IMAGES = 3
 """Digits, each in a round of its own."""
 PLAIN_SECONDS, ADAPTIVE_SECONDS = 3.0, 20.0

@@ -20,7 +20,7 @@ import fedpriv
 from attacks.adaptive import NoisyInversion
 from fedpriv.defenses import GaussianNoise
 
-TAKES = "45 s"
+TAKES = "50 s"
 DELTA = 1e-5
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Of one release, for the client's whole update, add/remove adjacency."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flwr.clientapp.typing import Mod
     from flwr.serverapp.strategy import Strategy
 
-TAKES = "30 s"
+TAKES = "25 s"
 CLIENTS, SAMPLES, LR, SECONDS = 3, 4, 0.1, 8.0
 CLIP_NORM = 0.05
 """On the change of the parameters; without clipping it is about 0.15 to 0.3 here."""

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import fedpriv
 from attacks.exact.local_steps import LocalStepsInversion
 
-TAKES = "15 s"
+TAKES = "20 s"
 BATCH = 9
 WIDTH = 128
 STEPS = (2, 10)

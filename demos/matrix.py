@@ -4,7 +4,7 @@
 Five clients learn digits with a small network. Before the training goes on, one client's first update, of a
 single image, is attacked twice: by somebody who ignores the defense and by somebody who has read its code.
 The picture shows accuracy to the right and leakage upwards; a good defense is at the lower right. Here is a
-part of the rows; `fedpriv bench defenses` measures all of them, for a second model as well.
+part of the rows; `fedpriv bench defenses` measures all of them, `defenses_convnet` those of a second model.
 """
 
 from __future__ import annotations

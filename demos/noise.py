@@ -19,7 +19,7 @@ import attacks
 import fedpriv
 from fedpriv.defenses import GaussianNoise
 
-TAKES = "35 s"
+TAKES = "20 s"
 VISITS = 4
 DRAWS = 100
 LEVELS = tuple(10.0**k for k in (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5))

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import attacks
 import fedpriv
 
-TAKES = "9 s"
+TAKES = "6 s"
 
 
 # %%

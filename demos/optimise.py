@@ -1,12 +1,13 @@
-"""Watch a picture come out of a gradient: a color photograph and a face, from a flat gray to the last digit
-=========================================================================================================
+"""Watch a picture come out of a gradient: a color photograph and a face, from a flat gray on, stage by stage
+==========================================================================================================
 
 Where ReLU and max pooling stand in the way of linear algebra, attacks search: change an image until its
 gradient is the one that Bob sent. The usual search compares all gradients at once and ends in a blur. Ours
 first takes what is exact. The last convolution gives up its whole input, so the layers below it are a small
 problem of their own with a known output. That block is searched with ReLU and pooling made smooth at first,
-then sharper and sharper; and the choices of the pooling, as unknowns of their own, finish it. The strip
-shows every stage; the last column is the usual search with as many steps.
+then sharper and sharper; where it came near enough, the choices of the pooling, as unknowns of their own,
+finish it to the last digit. The strip shows every stage; the last column is the usual search with as many
+steps.
 """
 
 from __future__ import annotations

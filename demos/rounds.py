@@ -3,7 +3,7 @@
 
 "My batch is large enough: the server has fewer equations than unknowns." That is true for one round. But Bob
 takes part again, with the same data, and the model has changed in between: every visit adds equations, and no
-unknowns. Here 40 digits pass a network of width 64. One gradient shows at most 32 of them; two show up to 42.
+unknowns. Here 40 digits pass a network of width 64: one gradient has equations for at most 32, two for 42.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ def report(result: dict[str, Any]) -> str:
         lines.append(line)
     first, second = result["attempts"][:2]
     lines.append("")
-    if "refusal" in first and second["recovered"] == 1.0:
+    if first["recovered"] < 0.5 and first["certified"] == 0 and second["recovered"] == 1.0:
         lines.append(
             f"One gradient of {result['batch']} samples at width {result['width']} has fewer equations than "
-            f"unknowns, and the attack\nrefuses. The second visit shows the same samples through another "
-            f"model: twice the equations,\nthe same unknowns, and everything comes back. A batch size that "
-            f"is safe once is not safe twice."
+            f"unknowns: a search is all that\nis left, and proves nothing. The second visit shows the same "
+            f"samples through another model: twice the\nequations, the same unknowns, and everything comes "
+            f"back. A batch size that is safe once is not safe twice."
         )
     else:
         lines.append("Not every image came back this time; what is missing carries no certificate.")

@@ -25,7 +25,7 @@ from fedpriv.data.tables import Table, passengers
 from fedpriv.lab.cells import CellScore, guess_at_random, guess_typical, score_cells
 from fedpriv.lab.plots.cells import plot_cells
 
-TAKES = "15 s"
+TAKES = "20 s"
 SIZES = (4, 8, 16, 32)
 SHOWN = 16
 HIDDEN = (100, 100)

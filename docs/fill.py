@@ -21,7 +21,7 @@ from fedpriv.cli import scripts  # noqa: E402
 from fedpriv.lab import study  # noqa: E402
 
 RECORDS = ROOT / "docs" / "measured"
-PLACE = re.compile(r"(<!-- measured: (\w+)\.(\w+) -->\n+)(.*?)(\n*<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- measured: (\w+)\.(\w+) -->)\n(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def benchmarks() -> Iterator[tuple[str, ModuleType, study.Results]]:
@@ -53,7 +53,7 @@ def filled(text: str, given: dict[tuple[str, str], str]) -> str:
         before, benchmark, name, _, after = place.groups()
         if (benchmark, name) not in given:
             raise ValueError(f"no record gives the table {benchmark}.{name}")
-        return f"{before}{given[benchmark, name].strip()}{after}"
+        return f"{before}\n\n{given[benchmark, name].strip()}\n\n{after}"
 
     return PLACE.sub(table, text)
 

@@ -20,6 +20,11 @@ def weighted_mean(updates: list[Update], num_samples: list[int]) -> Update:
         Each the gradient of the *mean* loss over a client's samples.
     num_samples : list of int
 
+    Returns
+    -------
+    Update
+        Of new tensors: what came in stays as it is.
+
     Hint: the gradient of the mean over all samples weighs a client by its share of the samples.
     """
     raise NotImplementedError

@@ -54,7 +54,8 @@ def true_samples(candidates: Tensor, hidden: Callable[[Tensor], Tensor], g1: Ten
     Parameters
     ----------
     candidates : Tensor of shape (candidates, features)
-        Some are samples of the batch, some are mixtures of them, some are strangers.
+        Some are samples of the batch, some are mixtures of them, some are strangers, and some have the hidden
+        vector of a sample without being one.
     hidden : callable
         Hidden vectors, shape (candidates, neurons), of candidates: the public first layer with its
         activation.
@@ -65,6 +66,7 @@ def true_samples(candidates: Tensor, hidden: Callable[[Tensor], Tensor], g1: Ten
     -------
     Tensor of bool, shape (candidates,)
 
-    Hint: both distances below 1e-6. A mixture passes only the first test.
+    Hint: both distances below 1e-6. A mixture passes only the first test, other pixels that the first layer
+    does not see pass only the second.
     """
     raise NotImplementedError

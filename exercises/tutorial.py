@@ -77,13 +77,15 @@ def points(a: Tensor, c: Tensor) -> Tensor:
     ----------
     a : Tensor of shape (3, 3)
     c : Tensor of shape (3,)
+        Not needed here: A alone tells the points. (c then tells their targets.)
 
     Returns
     -------
     Tensor of shape (2, 2)
         In any order.
 
-    Hint: the mean m is in the last column of A. Two points are m + d and m - d, and the upper left block of A
-    minus 2 m m^T is 2 d d^T, a matrix of rank one: eigenvector the direction of d, eigenvalue 2 |d|².
+    Hint: the last column of A holds the sum of the points: the mean m is half of it. The two points are m + d
+    and m - d, and the upper left block of A minus 2 m m^T is 2 d d^T, a matrix of rank one: eigenvector the
+    direction of d, eigenvalue 2 |d|².
     """
     raise NotImplementedError

@@ -9,21 +9,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fedpriv import defenses, engines, losses, models, privacy, training
-from fedpriv.pointers import PointerTensor, TorchHook, VirtualWorker
-from fedpriv.training import (
-    ChosenModels,
-    FedAvg,
-    FederatedTrainer,
-    FedSGD,
-    Run,
-    Sequential,
-    train_centrally,
-)
-from fedpriv.wire import Exchange, Knowledge, Observation, Transcript, Update
-
 if TYPE_CHECKING:
-    from fedpriv import data, lab, transformer, victims
+    from fedpriv import (
+        data,
+        defenses,
+        engines,
+        lab,
+        losses,
+        models,
+        privacy,
+        training,
+        transformer,
+        victims,
+    )
+    from fedpriv.pointers import PointerTensor, TorchHook, VirtualWorker
+    from fedpriv.training import (
+        ChosenModels,
+        FedAvg,
+        FederatedTrainer,
+        FedSGD,
+        Run,
+        Sequential,
+        train_centrally,
+    )
+    from fedpriv.wire import Exchange, Knowledge, Observation, Transcript, Update
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,15 +63,38 @@ __all__ = [
     "victims",
 ]
 
-# Rooms that need scikit-learn, scikit-image or SciPy, and those that only demos need, are imported on first
-# use: `import fedpriv` stays fast.
-_LAZY = ("data", "lab", "transformer", "victims")
+# Everything is imported on first use: torch takes seconds, and `fedpriv exercise list` needs none of it.
+_ROOMS = (
+    "data",
+    "defenses",
+    "engines",
+    "lab",
+    "losses",
+    "models",
+    "pointers",
+    "privacy",
+    "training",
+    "transformer",
+    "victims",
+    "wire",
+)
+_HOMES = {
+    **dict.fromkeys(("PointerTensor", "TorchHook", "VirtualWorker"), "pointers"),
+    **dict.fromkeys(
+        ("ChosenModels", "FedAvg", "FedSGD", "FederatedTrainer", "Run", "Sequential", "train_centrally"),
+        "training",
+    ),
+    **dict.fromkeys(("Exchange", "Knowledge", "Observation", "Transcript", "Update"), "wire"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavy rooms when they are first used."""
-    if name in _LAZY:
+    """Import a room, or what it offers here, when it is first used."""
+    if name in _ROOMS:
         return importlib.import_module(f"fedpriv.{name}")
+    if name in _HOMES:
+        value = globals()[name] = getattr(importlib.import_module(f"fedpriv.{_HOMES[name]}"), name)
+        return value
     raise AttributeError(f"module 'fedpriv' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of inversion by optimization on tiny sizes, without a peer."""
+"""The benchmarks of image search on tiny sizes, without a peer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import fedpriv
-from attacks import InvertingGradients
-from fedpriv.cli import scripts
+from attacks import BlockwiseInversion, InvertingGradients
+from fedpriv.cli import measuring, scripts
 
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The benchmark with one small task, and a ResNet of width 2."""
+    """The benchmark with one small task."""
     module = scripts.load(scripts.find("benchmarks")["matching"])
     small = replace(
         module.TASKS["C 8"],
@@ -23,38 +23,37 @@ def bench(monkeypatch):
         ours={"inverting gradients": InvertingGradients(starts=1, steps=5, smoothness=0.0)},
     )
     monkeypatch.setattr(module, "TASKS", {"tiny": small})
-    tiny = fedpriv.victims.resnet18
-    monkeypatch.setattr(module, "RESNET", replace(module.RESNET, model=lambda g: tiny(width=2, generator=g)))
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     return module
 
 
+def run(module, only, record=None):
+    return measuring.run(module, quick=False, record=record, only=only, again=False)
+
+
 def test_a_part_without_a_peer_is_measured_and_drawn(bench, tmp_path):
-    result = bench.main(tasks=("tiny", "E"), seeds=(1, 2), peer=False)
-    assert [row["seed"] for row in result["rows"]] == [1, 2]
-    assert all(row["cpu_seconds"] > 0 and row["psnr"] > 0 for row in result["rows"])
-    assert result["resnet"]["breaching"] is None
-    text = bench.report(result)
-    assert "inverting gradients" in text
-    assert "CPU s an iteration" in text
+    result = run(bench, "tiny*inverting*")
+    assert list(result["cells"]) == [f"tiny, seed {seed}, inverting gradients" for seed in bench.SEEDS]
+    assert all(found["cpu_seconds"] > 0 and found["psnr"] > 0 for found in result["cells"].values())
+    assert "inverting gradients" in measuring.report(bench, result)
     (path,) = bench.draw(result, tmp_path)
     assert path.stat().st_size > 5_000
 
 
 def test_a_peer_that_is_missing_is_a_sentence(bench, monkeypatch):
-    def prepare():
+    def run_peer(*_, **__):
         raise bench.peers.PeerError("no network")
 
-    monkeypatch.setattr(bench.peers, "prepare", prepare)
-    result = bench.main(tasks=("tiny",), seeds=(1,))
-    assert bench.report(result).endswith("breaching: not measured (no network)")
+    monkeypatch.setattr(bench.peers, "run_peer", run_peer)
+    result = run(bench, "*breaching")
+    assert [found["missing"] for found in result["cells"].values()] == ["no network"] * len(bench.PEER_SEEDS)
+    assert "missing no network" in measuring.report(bench, result)
 
 
-def test_the_peer_gets_our_seconds_and_our_iterations(bench, monkeypatch):
+def test_the_peer_gets_the_same_gradient_and_its_settings(bench, monkeypatch):
     asked = []
 
     def run_peer(task, *, attack, overrides):
-        asked.append((attack, overrides["optim.max_iterations"]))
+        asked.append((task, attack, overrides["optim.max_iterations"]))
         return bench.peers.PeerResult(
             inputs=torch.zeros(task.num_samples, 1, 28, 28),
             targets=None,
@@ -66,24 +65,79 @@ def test_the_peer_gets_our_seconds_and_our_iterations(bench, monkeypatch):
         )
 
     monkeypatch.setattr(bench.peers, "run_peer", run_peer)
-    monkeypatch.setattr(bench.peers, "prepare", lambda: None)
-    result = bench.main(tasks=("tiny",), seeds=(1,))
-    (ours, *theirs) = result["rows"]
-    fitting = max(round(ours["cpu_seconds"] * 1000 / 10.0), 1)
-    assert asked == [("invertinggradients", n) for n in (1000, fitting, 5)]
-    assert [r["method"] for r in theirs] == [
-        "breaching",
-        "breaching, equal time",
-        "breaching, equal iterations",
-    ]
-
-
-def test_an_unknown_task_is_a_sentence(bench):
-    with pytest.raises(ValueError, match="expected tasks among tiny, E, got 'F'"):
-        bench.main(tasks=("F",), peer=False)
+    result = run(bench, "tiny, seed 9001, breaching")
+    ((task, attack, iterations),) = asked
+    seen, _, _ = bench.TASKS["tiny"].observe(9001)
+    assert all(torch.equal(t, seen.update.tensors[n]) for n, t in task.observation.update.tensors.items())
+    assert (attack, iterations) == ("invertinggradients", 1000)
+    (found,) = result["cells"].values()
+    assert found["cpu_seconds"] == 10.0
+    assert found["psnr"] > 0
 
 
 def test_the_same_seed_gives_the_same_task(bench):
     (one, x, _), (two, other, _) = (bench.TASKS["tiny"].observe(3) for _ in range(2))
     assert torch.equal(x, other)
     assert all(torch.equal(one.update.tensors[n], two.update.tensors[n]) for n in one.update.tensors)
+
+
+class TestBlockwise:
+    @pytest.fixture
+    def blockwise(self, monkeypatch):
+        """The benchmark with next to no search."""
+        module = scripts.load(scripts.find("benchmarks")["blockwise"])
+        monkeypatch.setattr(module, "OURS", BlockwiseInversion(steps=2, rounds=1, repeats=0))
+        monkeypatch.setattr(module, "USUAL", InvertingGradients(starts=1, steps=2))
+        return module
+
+    def test_every_method_gives_what_the_table_takes(self, blockwise):
+        small = {"one face", "eight photographs, LeNet-5"}
+        found = {
+            name: {
+                key: method(name, blockwise.TASKS[name].seeds[0]) for key, method in blockwise.METHODS.items()
+            }
+            for name in small
+        }
+        for name, by_method in found.items():
+            batch = blockwise.TASKS[name].batch
+            assert by_method["exact parts"]["found"] == batch
+            assert all(
+                len(by_method[key]["psnr"]) == batch for key in ("block by block", "inverting gradients")
+            )
+            assert by_method["block by block"]["labels_right"]
+
+    def test_a_batch_has_different_labels_and_the_attacker_is_told_no_number(self, blockwise):
+        scene = blockwise.scene_of("four photographs", 7)
+        assert len(set(scene.labels.tolist())) == 4
+        assert scene.observation.knowledge.num_samples is None
+        assert scene.told().knowledge.num_samples == 4
+        assert torch.equal(scene.pixels, blockwise.scene_of("four photographs", 7).pixels)
+
+    def test_grades_ignore_the_order(self, blockwise):
+        scene = blockwise.scene_of("eight faces", 7)
+        turned = torch.arange(8).flip(0)
+        claim = blockwise.attacks.Claim(
+            inputs=((scene.pixels - 0.5) / 0.25)[turned], targets=scene.labels[turned]
+        )
+        graded = scene.graded(claim)
+        assert graded["labels_right"]
+        assert min(graded["psnr"]) == 120.0
+
+
+class TestFedAvg:
+    def test_a_short_attack_on_one_answer(self, monkeypatch):
+        module = scripts.load(scripts.find("benchmarks")["fedavg"])
+        short = {name: replace(attack, steps=2) for name, attack in module.METHODS.items()}
+        monkeypatch.setattr(module, "METHODS", short)
+        setting = module.Setting(3, 2, 0.1)
+        for method in short:
+            found = module.reached(setting, 5, method)
+            assert found["psnr"] > 0
+            assert found["labels_right"] in (True, False)
+
+    def test_the_server_learns_the_program_and_no_order(self):
+        module = scripts.load(scripts.find("benchmarks")["fedavg"])
+        _, _, seen = module.answer(module.Setting(5, 2, 0.1), 5)
+        known = seen.knowledge
+        assert (seen.update.num_samples, known.local_steps, known.batch_size) == (5, 6, 2)
+        assert known.input_shape == (1, 25, 25)

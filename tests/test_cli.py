@@ -256,6 +256,14 @@ class TestAttack:
         assert err.startswith(f"fedpriv: {file}")
         assert err.count("\n") == 1
 
+    def test_a_missing_argument_is_shown_by_example(self, run):
+        code, _, err = run("attack")
+        assert code == 2
+        assert (
+            err
+            == "fedpriv: Missing argument 'FILE'; for example: fedpriv attack run.safetensors --client bob\n"
+        )
+
     def test_a_missing_file(self, run):
         code, _, err = run("attack", "nowhere.safetensors")
         assert (code, "'nowhere.safetensors' does not exist" in err) == (2, True)
@@ -267,12 +275,16 @@ def test_help_teaches_by_example(run, command):
     assert code == 0
     examples = [line for line in out.splitlines() if line.startswith("    fedpriv ")]
     assert len(examples) >= 2  # each on a line of its own
-    assert all(line.split()[1] in (command or ["demo", "COMMAND"]) for line in examples)
+    assert all(line.split()[1] in (command or ["demo", "audit", "COMMAND"]) for line in examples)
 
 
 @pytest.mark.parametrize(
     ("command", "beginning", "expected"),
-    [(["demo"], "tut", "tutorial"), (["bench"], "ex", "exact"), (["exercise", "check"], "one", "one_image")],
+    [
+        (["demo"], "tut", "tutorial"),
+        (["bench"], "exac", "exact"),
+        (["exercise", "check"], "one", "one_image"),
+    ],
 )
 def test_the_shell_completes_names(command, beginning, expected):
     completer = click.shell_completion.ShellComplete(app, {}, "fedpriv", "_FEDPRIV_COMPLETE")

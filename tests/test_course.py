@@ -62,3 +62,34 @@ def test_the_instructor_has_an_answer_to_every_question():
         asked = re.findall(r"^\d\. ", text_of(page).partition("## Questions")[2], flags=re.MULTILINE)
         answered = re.findall(r"^\d\. ", section[1], flags=re.MULTILINE)
         assert asked == answered
+
+
+def minutes(page):
+    return int(re.search(r"\*\*Time\.\*\* (\d+) minutes", text_of(page))[1])
+
+
+def test_the_minutes_of_the_index_and_of_the_instructor_are_those_of_the_lessons():
+    index, instructor = (text_of(DOCS / "course" / f"{name}.md") for name in ("index", "instructor"))
+    plans = re.findall(r"^Timing: (.*?)\.(?=\s)", instructor, flags=re.MULTILINE | re.DOTALL)
+    sums = [sum(map(int, re.findall(r"\d+", re.sub(r"\(.*?\)", "", plan)))) for plan in plans]
+    for page in LESSONS:
+        row = rf"^\| {int(page.stem[:2])} \| .*\({page.name}\) \|[^|]*\| {minutes(page)} \|"
+        assert re.search(row, index, flags=re.MULTILINE), page.stem
+    assert sums == [minutes(page) for page in LESSONS]
+    assert f"lessons of {min(sums)} to {max(sums)} minutes" in index
+
+
+def takes(demo):
+    """Seconds that a demo says it takes."""
+    number, unit = scripts.duration(scripts.find("demos")[demo]).split()
+    return int(number) * {"s": 1, "min": 60}[unit]
+
+
+@pytest.mark.parametrize("page", LESSONS, ids=lambda page: page.stem)
+def test_a_lesson_computes_as_long_as_it_says(page):
+    """The Python in it takes a second or two; what counts are its demos."""
+    demos = [takes(name) for name in set(re.findall(r"fedpriv demo ([a-z]\w*)", text_of(page)))]
+    (promised,) = re.findall(r"\*\*Time\.\*\* \d+ minutes, (.*)\.", text_of(page))
+    assert promised == ("seconds of compute" if max(demos) <= 20 else "a minute of compute for each demo")
+    assert max(demos) <= 60
+    assert sum(demos) <= 120  # "no lesson computes for longer than two minutes"

@@ -15,8 +15,8 @@ from fedpriv.defenses import Averaging
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
-def load(name, kind="demos"):
-    return scripts.load(scripts.find(kind)[name])
+def load(name):
+    return scripts.load(scripts.find("demos")[name])
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -136,25 +136,6 @@ def test_layers_restores_face_and_photograph(tmp_path):
 def test_text_restores_every_sentence(tmp_path):
     demo = load("text")
     assert "Every sentence came back" in demo.report(demo.main(tmp_path, seed=0))
-
-
-@pytest.mark.slow
-def test_benchmark_of_exact_batches():
-    benchmark = load("exact", "benchmarks")
-    result = benchmark.main(quick=True)
-    exact = [row for row in result["rows"] if row["dtype"] == "float64"]
-    assert all(row["recovered_60db"] == 1.0 for row in exact)
-    assert "float32" in benchmark.report(result)
-
-
-@pytest.mark.slow
-def test_benchmark_of_the_tutorial():
-    benchmark = load("tutorial", "benchmarks")
-    result = benchmark.main(quick=True)
-    assert result["tutorial"]["share_exact"] == 1.0
-    assert result["tutorial"]["wrong_certificates"] == 0
-    assert result["parallel_round"][-1]["memory_added_mb"] < 50
-    assert "exact" in benchmark.report(result)
 
 
 def test_pointers_let_nothing_out_before_bob_says_so():

@@ -161,12 +161,13 @@ class TestEnvironment:
 
     def test_the_benchmark_says_why_and_goes_on(self, commands):
         commands.answers["venv"] = (1, "Error: ensurepip is not available\n")
-        why = batches.beside_breaching((1,), (0,))
-        assert why == (
+        row = batches.breaching("breaching analytic", 1, (0, 1))
+        why = (
             "its environment could not be made (virtual environment): Error: ensurepip is not available; "
             "it needs a network once"
         )
-        assert batches.breaching_table(why) == [f"  breaching: not measured ({why})"]
+        assert (row["found"], row["not_found"], row["cpu_seconds"]) == (0, why, None)
+        assert batches.share_words(row) == f"not measured ({why})"
 
     def test_a_folder_that_cannot_be_written_is_a_sentence(self, commands, home):
         home.parent.write_text("a file")
@@ -278,30 +279,25 @@ ROW = {
     "labels_right": 1.0,
     "not_found": None,
     "cpu_seconds": 2.0,
-    "peak_memory_mb": 100.0,
 }
 LOST = {**ROW, "recovered_40db": 0.0, "recovered_60db": 0.0, "not_found": "why", "mean_psnr": None}
 
 
 class TestReport:
-    def rows(self, method, batch, *outcomes):
-        return [{"method": method, "batch": batch, "seed": seed, **o} for seed, o in enumerate(outcomes)]
-
     def test_medians_are_over_those_that_ended(self):
         slow = {**ROW, "cpu_seconds": 60.0}
         quick = {**ROW, "cpu_seconds": 1.0}
-        (row,) = batches.medians(self.rows("x", 4, ROW, LOST, quick))
+        row = batches.medians([ROW, LOST, quick])
         assert (row["found"], row["exact"], row["seeds"], row["cpu_seconds"]) == (2, 2, 3, 1.5)
-        (row,) = batches.medians(self.rows("x", 4, slow, quick, quick))
-        assert row["cpu_seconds"] == 1.0
+        assert batches.medians([slow, quick, quick])["cpu_seconds"] == 1.0
 
     def test_what_was_not_found_is_printed_as_such(self):
-        rows = [row for name in batches.ATTACKS for row in self.rows(name, 24, LOST)]
-        assert batches.spear_table(rows)[-1].endswith("  not found within 60 s")
-        rows = self.rows("breaching analytic", 4, LOST) + self.rows("breaching analytic", 8, ROW)
-        lines = batches.breaching_table(rows)
-        assert lines[1].endswith("not measured (why)")
-        assert lines[2].split()[-5:] == ["90.0", "100%", "100%", "2.00", "100"]
+        lost = batches.medians([LOST, LOST])
+        assert batches.exact_words(lost) == "none within 60 s"
+        assert batches.share_words(lost) == "not measured (why)"
+        some = batches.medians([ROW, LOST, ROW])
+        assert batches.exact_words(some) == "2 of 3, 2 s"
+        assert batches.share_words(some) == "100 %, 2 s"
 
     def test_a_wrong_count_of_targets_is_no_error(self):
         x, y = torch.rand(2, 1, 3, 3), torch.tensor([1, 2])
@@ -311,45 +307,38 @@ class TestReport:
         assert (swapped["recovered_60db"], swapped["labels_right"]) == (1.0, 1.0)
 
     def test_our_own_side_on_a_small_batch(self):
-        observation, x, y = batches.task(2, torch.float64, 100)
+        _, x, _ = batches.task(2, torch.float64, 100)
         assert x.shape == (2, 1, 28, 28)
         for name in ("reconstruct", "SPEAR sampling"):
-            row = batches.by_us(batches.ATTACKS[name], observation, x, y)
-            assert (row["recovered_60db"], row["labels_right"], row["not_found"]) == (1.0, 1.0, None)
+            row = batches.ours(name, 2, range(100, 101))
+            assert (row["exact"], row["labels_right"], row["not_found"]) == (1, 1.0, None)
             assert row["cpu_seconds"] > 0
 
-    def test_report_and_picture(self, tmp_path):
+    def test_tables_and_picture(self, tmp_path):
         assert "peers" not in scripts.find("benchmarks")
         exact = scripts.load(scripts.find("benchmarks")["exact"])
-        own = {"activation": "ReLU", "dtype": "float64", "seconds": 0.5, "certified": 1.0, "worst_psnr": 99.0}
-        own |= {"recovered_60db": 1.0, "labels_right": 1.0}
-        whole = {
-            "machine": "m",
-            "victim": "768-512-512-10",
-            "rows": [{**own, "batch": 16}, {**own, "batch": 32, "seconds": None, "recovered_60db": 0.0}],
-            "spear": [row for name in batches.ATTACKS for row in self.rows(name, 24, LOST)],
-            "breaching": self.rows("breaching analytic", 4, ROW),
-            "large": {
-                "batch": 512,
-                "width": 2048,
-                "gpu": "G",
-                "seconds": 3.0,
-                "recovered_60db": 0.0,
-                "refusal": "too many",
-            },
-            "peak_memory_mb": 1.0,
+        patches = {"cpu_seconds": 0.5, "recovered_share": 1.0, "labels_share": 1.0, "certified_share": 0.25}
+        lost = batches.key(batches.SPEAR_SIZES[-1], "SPEAR sampling")
+        results = {
+            cell.key: patches
+            if "patches" in cell.key
+            else batches.medians([LOST if cell.key == lost else ROW])
+            for cell in exact.cells()
         }
-        text = exact.report(whole)
-        assert "gradient computed on G:\n  too many" in text
-        assert "not found within 60 s" in text
-        assert "breaching analytic" in text
-        (path,) = exact.draw(whole, tmp_path / "new")
+        tables = exact.tables(results)
+        assert "| 16 | 512 | float64 | 0.5 s, 25 % certified |" in tables["patches"]
+        assert tables["patches"].splitlines()[-1].count("certified") == 1  # what is measured
+        assert tables["spear"].splitlines()[-1].endswith("| none within 60 s |")
+        assert tables["breaching"].splitlines()[2] == "| 8 | 100 %, 2 s | 100 %, 2 s | 100 %, 2 s |"
+        (path,) = exact.draw({"machine": "m", "cells": results}, tmp_path / "new")
         assert path.stat().st_size > 20_000
+        some = {key: values for key, values in results.items() if "16" in key}  # what --quick gives
+        assert exact.draw({"machine": "m", "cells": some}, tmp_path / "new") == [path]
 
     def test_a_case_for_machines_with_a_gpu(self, monkeypatch):
         exact = scripts.load(scripts.find("benchmarks")["exact"])
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert exact.large_case(4, 64) is None
+        assert exact.large_case(4, 64) == {"gpu": None, "recovered_share": None, "refusal": None}
         on_cpu = exact.task
 
         def task(*given, device, **options):
@@ -360,6 +349,6 @@ class TestReport:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "G")
         row = exact.large_case(4, 64)
-        assert (row["gpu"], row["recovered_60db"], row["refusal"]) == ("G", 1.0, None)
+        assert row == {"gpu": "G", "recovered_share": 1.0, "refusal": None}
         monkeypatch.setattr(exact, "LARGE_BUDGET", 1e-9)
-        assert exact.large_case(4, 64)["recovered_60db"] < 1.0
+        assert exact.large_case(4, 64)["recovered_share"] < 1.0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,29 +18,45 @@ from torch.nn.functional import cross_entropy, interpolate
 import attacks
 import fedpriv
 from attacks.exact.spear import SpearSampling
+from fedpriv.lab.study import Cell, Results
 
 from .environment import PeerError, prepare, run_peer
 from .exchange import PeerResult, PeerTask
-from .memory import peak_mb
 
 MEAN, STD = 0.3, 0.38  # of the pixels of all digits, rounded
 LIMIT = 60.0  # seconds for SPEAR's sampling
 ITERATIONS = 1000
+SEEDS = range(100, 103)
+SPEAR_SIZES = (4, 8)
+BREACHING_SIZES = (8,)
 Row: TypeAlias = dict[str, Any]
 Found: TypeAlias = attacks.Reconstruction | PeerResult
 Method: TypeAlias = Callable[[fedpriv.Observation], attacks.Reconstruction]
 
-ATTACKS: Mapping[str, Method] = {
-    "reconstruct": lambda observation: attacks.reconstruct(observation, time_budget=300.0),
-    "sparse batch inversion": lambda observation: attacks.SparseBatchInversion()(
-        observation, time_budget=300.0
+ATTACKS: Mapping[str, tuple[Method, torch.dtype]] = {
+    "reconstruct": (
+        lambda observation: attacks.reconstruct(observation, time_budget=300.0),
+        torch.float64,
     ),
-    "SPEAR sampling": lambda observation: SpearSampling()(observation, time_budget=LIMIT),
+    "sparse batch inversion": (
+        lambda observation: attacks.SparseBatchInversion()(observation, time_budget=300.0),
+        torch.float64,
+    ),
+    "SPEAR sampling": (
+        lambda observation: SpearSampling()(observation, time_budget=LIMIT),
+        torch.float64,
+    ),
+}
+FLOAT32: Mapping[str, tuple[Method, torch.dtype]] = {
+    "reconstruct, float32": (ATTACKS["reconstruct"][0], torch.float32)
 }
 # The regularizer of the default expects three channels.
-BREACHING: Mapping[str, Mapping[str, object]] = {
-    "analytic": {},
-    "invertinggradients": {"optim.max_iterations": ITERATIONS, "regularization.total_variation.scale": 0},
+BREACHING: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "breaching analytic": ("analytic", {}),
+    "breaching optimization": (
+        "invertinggradients",
+        {"optim.max_iterations": ITERATIONS, "regularization.total_variation.scale": 0},
+    ),
 }
 
 
@@ -56,32 +73,24 @@ def task(batch: int, dtype: torch.dtype, seed: int) -> tuple[fedpriv.Observation
     return fedpriv.Observation(model, gradient, cross_entropy, knowledge), x, y
 
 
-def beside_spear(sizes: Iterable[int], seeds: Iterable[int]) -> list[Row]:
-    """Our two ways and SPEAR's sampling, from float64 gradients; a row for each method, size and seed."""
-    cases = [(n, seed, name) for n in sizes for seed in seeds for name in ATTACKS]
-    rows = []
-    for n, seed, name in fedpriv.progress.progress(cases, description="beside SPEAR"):
-        observation, x, y = task(n, torch.float64, seed)
-        rows.append({"batch": n, "seed": seed, "method": name, **by_us(ATTACKS[name], observation, x, y)})
-    return rows
+def ours(name: str, batch: int, seeds: Iterable[int]) -> Row:
+    """One of our methods, or SPEAR's sampling, on a batch for each seed; see `medians`."""
+    method, dtype = {**ATTACKS, **FLOAT32}[name]
+    return medians([by_us(method, *task(batch, dtype, seed)) for seed in seeds])
 
 
-def beside_breaching(sizes: Iterable[int], seeds: Iterable[int]) -> list[Row] | str:
-    """Our attack and two of breaching, from float32 gradients; or the reason why there is nothing to show."""
+def breaching(name: str, batch: int, seeds: Iterable[int]) -> Row:
+    """One of breaching's attacks from float32 gradients; see `medians`."""
     try:
         prepare()
     except PeerError as error:
-        return str(error)
-    cases = [(n, seed) for n in sizes for seed in seeds]
-    rows: list[Row] = []
-    for n, seed in fedpriv.progress.progress(cases, description="beside breaching"):
-        observation, x, y = task(n, torch.float32, seed)
-        case = {"batch": n, "seed": seed}
-        rows.append({**case, "method": "reconstruct", **by_us(ATTACKS["reconstruct"], observation, x, y)})
-        told = PeerTask(observation=observation, num_samples=n, mean=(MEAN,), std=(STD,), seed=seed)
-        for name, overrides in BREACHING.items():
-            rows.append({**case, "method": f"breaching {name}", **by_breaching(told, name, overrides, x, y)})
-    return rows
+        return medians([{**_nothing(str(error)), "cpu_seconds": None}])
+    rows = []
+    for seed in seeds:
+        observation, x, y = task(batch, torch.float32, seed)
+        told = PeerTask(observation=observation, num_samples=batch, mean=(MEAN,), std=(STD,), seed=seed)
+        rows.append(by_breaching(told, *BREACHING[name], x, y))
+    return medians(rows)
 
 
 def by_us(method: Method, observation: fedpriv.Observation, x: torch.Tensor, y: torch.Tensor) -> Row:
@@ -92,7 +101,7 @@ def by_us(method: Method, observation: fedpriv.Observation, x: torch.Tensor, y: 
     except attacks.NotIdentifiable as refusal:
         return {**_nothing(str(refusal)), "cpu_seconds": time.process_time() - start}
     seconds = time.process_time() - start
-    return {**graded(found, x, y), "cpu_seconds": seconds, "peak_memory_mb": peak_mb()}
+    return {**graded(found, x, y), "cpu_seconds": seconds}
 
 
 def by_breaching(
@@ -103,8 +112,7 @@ def by_breaching(
         found = run_peer(told, attack=name, overrides=overrides)
     except PeerError as error:
         return {**_nothing(str(error)), "cpu_seconds": None}
-    cost = {key: getattr(found, key) for key in ("cpu_seconds", "iterations", "peak_memory_mb", "versions")}
-    return {**graded(found, x, y), **cost}
+    return {**graded(found, x, y), "cpu_seconds": found.cpu_seconds}
 
 
 def graded(found: Found, x: torch.Tensor, y: torch.Tensor) -> Row:
@@ -129,57 +137,83 @@ def _nothing(reason: str) -> Row:
         "mean_psnr": None,
         "labels_right": 0.0,
         "not_found": reason,
-        "peak_memory_mb": peak_mb(),
     }
 
 
-def medians(rows: Iterable[Row]) -> list[Row]:
-    """One row for each size and method: medians over the seeds, and in how many everything came back."""
-    groups: dict[tuple[int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["batch"], row["method"]), []).append(row)
-    return [_median(batch, method, group) for (batch, method), group in groups.items()]
+def medians(rows: Sequence[Row]) -> Row:
+    """Medians over the seeds, and in how many every sample came back exactly.
 
-
-def _median(batch: int, method: str, group: list[Row]) -> Row:
-    done = [row for row in group if row["not_found"] is None]
-    result: Row = {"batch": batch, "method": method, "seeds": len(group), "found": len(done)}
-    result["exact"] = sum(row["recovered_60db"] == 1.0 for row in group)
-    result["not_found"] = None if done else group[0]["not_found"]
+    Seconds and decibels are those of the attacks that ended with a result; None if no one did.
+    """
+    done = [row for row in rows if row["not_found"] is None]
+    result: Row = {
+        "seeds": len(rows),
+        "found": len(done),
+        "exact": sum(row["recovered_60db"] == 1.0 for row in rows),
+        "not_found": None if done else rows[0]["not_found"],
+    }
     for key in ("recovered_40db", "recovered_60db", "labels_right"):
-        result[key] = statistics.median(row[key] for row in group)
+        result[key] = statistics.median(row[key] for row in rows)
     for key in ("cpu_seconds", "mean_psnr"):
         result[key] = statistics.median(row[key] for row in done) if done else None
-    result["peak_memory_mb"] = max(row["peak_memory_mb"] for row in group)
     return result
 
 
-def spear_table(rows: list[Row]) -> list[str]:
-    """Lines: batches of which every sample came back exactly, and the seconds that took."""
-    lines = ["  exact batches (every sample above 60 dB), median CPU seconds of those that ended:"]
-    lines.append(f"  {'n':>5}  " + "".join(f"{name:>26}" for name in ATTACKS))
-    found = {(row["batch"], row["method"]): row for row in medians(rows)}
-    sizes = dict.fromkeys(row["batch"] for row in rows)
-    return lines + [f"  {n:5d}  " + "".join(f"{_cell(found[n, m]):>26}" for m in ATTACKS) for n in sizes]
+def key(batch: int, method: str) -> str:
+    """Name of a cell."""
+    return f"{batch} digit{'s' * (batch > 1)}, {method}"
 
 
-def _cell(row: Row) -> str:
-    if not row["found"]:
-        return f"not found within {LIMIT:.0f} s" if "SPEAR" in row["method"] else "not found"
-    return f"{row['exact']}/{row['seeds']}, {row['cpu_seconds']:.2f} s"
+def cases() -> list[tuple[int, str]]:
+    """Size and method of every cell."""
+    spear = [(n, name) for n in SPEAR_SIZES for name in ATTACKS]
+    return spear + [(n, name) for n in BREACHING_SIZES for name in (*FLOAT32, *BREACHING)]
 
 
-def breaching_table(rows: list[Row] | str) -> list[str]:
-    """Lines: decibels, shares and seconds of every method; or why there are none."""
-    if isinstance(rows, str):
-        return [f"  breaching: not measured ({rows})"]
-    lines = [f"  {'n':>5}  {'method':30}{'mean dB':>8}{'> 40 dB':>9}{'labels':>8}{'seconds':>9}{'MB':>7}"]
-    for row in medians(rows):
-        if not row["found"]:
-            lines.append(f"  {row['batch']:5d}  {row['method']:30}  not measured ({row['not_found']})")
-            continue
-        lines.append(
-            f"  {row['batch']:5d}  {row['method']:30}{row['mean_psnr']:8.1f}{row['recovered_40db']:9.0%}"
-            f"{row['labels_right']:8.0%}{row['cpu_seconds']:9.2f}{row['peak_memory_mb']:7.0f}"
+def cells() -> list[Cell]:
+    """Digits beside SPEAR and beside breaching."""
+    return [
+        Cell(
+            key(n, name),
+            partial(breaching if name in BREACHING else ours, name, n, SEEDS),
+            quick=n == 4 and name in ATTACKS,
         )
-    return lines
+        for n, name in cases()
+    ]
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Batches found whole, and the seconds; beside breaching, shares above 40 dB, and the seconds."""
+    chosen = {
+        "spear": (SPEAR_SIZES, [*ATTACKS], exact_words),
+        "breaching": (BREACHING_SIZES, [*FLOAT32, *BREACHING], share_words),
+    }
+    return {
+        table_name: table(
+            [
+                ["digits", *names],
+                ["---"] * (1 + len(names)),
+                *([str(n), *(words(results[key(n, name)]) for name in names)] for n in sizes),
+            ]
+        )
+        for table_name, (sizes, names, words) in chosen.items()
+    }
+
+
+def table(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a table of a page."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def exact_words(row: Mapping[str, Any]) -> str:
+    """Of how many batches every sample came back exactly, and the seconds that took."""
+    if not row["found"]:
+        return f"none within {LIMIT:.0f} s"
+    return f"{row['exact']} of {row['seeds']}, {row['cpu_seconds']:.2g} s"
+
+
+def share_words(row: Mapping[str, Any]) -> str:
+    """The share above 40 dB, and the seconds that took; or why there is none."""
+    if not row["found"]:
+        return f"not measured ({row['not_found']})"
+    return f"{row['recovered_40db']:.0%}, {row['cpu_seconds']:.2g} s".replace("%", " %")

@@ -3,33 +3,63 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import patience
 import pytest
 import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options of a check."""
+    """The options of a check."""
     parser.addoption("--answer", type=Path, required=True, help="The student's file.")
-    parser.addoption(
-        "--variant", type=int, default=0, help="Seed of the data; an instructor keeps one to herself."
-    )
+    parser.addoption("--variant", type=int, default=0, help="Seed of the data.")
+    parser.addoption("--patience", type=float, default=20.0, help="Seconds that a function may take.")
+
+
+class Answer:
+    """The student's functions: each may be missing, take other parameters, or never return."""
+
+    def __init__(self, module: ModuleType, seconds: float) -> None:
+        self._module = module
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        file = Path(str(self._module.__file__)).name
+        function = getattr(self._module, name, None)
+        assert callable(function), f"{file} has no function {name!r}; did you rename it?"
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            try:
+                inspect.signature(function).bind(*args, **kwargs)
+            except TypeError as error:
+                raise AssertionError(
+                    f"{name} was given other parameters ({error}): keep those of the exercise"
+                ) from None
+            with patience.limit(self._seconds, f"{name} did not return within"):
+                return function(*args, **kwargs)
+
+        return called
 
 
 @pytest.fixture(scope="session")
-def answer(request: pytest.FixtureRequest) -> ModuleType:
-    """The student's file as a module."""
+def answer(request: pytest.FixtureRequest) -> Answer:
+    """The functions in the student's file."""
     path: Path = request.config.getoption("--answer")
+    seconds: float = request.config.getoption("--patience")
     spec = importlib.util.spec_from_file_location("answer", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["answer"] = module
-    spec.loader.exec_module(module)
-    return module
+    with patience.limit(seconds, f"{path.name} was not read, outside of the functions, within"):
+        spec.loader.exec_module(module)
+    return Answer(module, seconds)
 
 
 @pytest.fixture

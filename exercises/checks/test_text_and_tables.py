@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expecting import integers, none_of, number, show
 
 
 @pytest.fixture
@@ -14,33 +15,66 @@ def sentence(generator):
     return table, sorted(tokens.tolist()), signals
 
 
+def compare(found, tokens, missing, extra):
+    """Name what is missing and what is too much."""
+    assert len(found) == len(set(found)), "a token is listed once, not once for each coordinate"
+    assert found == tokens or sorted(found) != tokens, (
+        "the right tokens, in another order: ascending, sorted()"
+    )
+    absent, more = sorted(set(tokens) - set(found)), sorted(set(found) - set(tokens))
+    assert not absent, f"token {absent[0]} is missing: {missing}"
+    assert not more, f"token {more[0]} does not occur: {extra}"
+
+
 def test_tokens_used(answer, sentence):
     _, tokens, signals = sentence
     gradient = torch.zeros(200, 32, dtype=torch.float64)
     gradient[tokens] = signals.T
-    found = list(answer.tokens_used(gradient))
-    assert len(found) == len(set(found)), "a token is listed once, not once for each coordinate"
-    positive = [k for k in tokens if float(gradient[k].sum()) > 0]
-    assert found != positive or positive == tokens, (
-        "a row whose entries sum to less than zero is used as well"
+    gradient[tokens[2]] = 0.0
+    gradient[tokens[2], 4:6] = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    found = integers(answer.tokens_used(gradient))
+    compare(
+        found,
+        tokens,
+        "its row is not zero, though its first entry, its sum or its largest entry may be zero or less",
+        "its row is zero",
     )
-    assert found == tokens, f"expected {tokens}, got {found}: rows of used tokens are not zero"
 
 
 def test_tokens_in_span(answer, sentence):
     table, tokens, signals = sentence
     gradient = signals @ table[tokens]
-    found = list(answer.tokens_in_span(table, gradient, len(tokens)))
+    found = integers(answer.tokens_in_span(table, gradient, len(tokens)))
     assert len(found) < 200, "every token passes: use the first `length` right singular vectors only"
     assert found, "no token passes: project on ROWS of Vh; the true ones lose less than 1e-6 of their length"
-    assert found == tokens, f"expected {tokens}, got {found}"
+    compare(found, tokens, "it loses less than 1e-6 of its length", "it loses more than 1e-6 of its length")
 
 
 def test_guess_accuracy(answer, generator):
     table = torch.randint(0, 3, (40, 5), generator=generator)
-    found = answer.guess_accuracy(table)
-    expected = sum(int(torch.bincount(column).max()) for column in table.T) / table.numel()
-    overall = float((table == table.flatten().mode().values).double().mean())
-    assert found != overall or overall == expected, "each column has its own most frequent value"
-    assert 0 < found <= 1, f"a share is between 0 and 1, got {found}"
-    assert abs(found - expected) < 1e-9, f"expected {expected:.4f}, got {found:.4f}"
+    table[:15] = torch.arange(5) % 3  # columns have different favorites
+    found = number(answer.guess_accuracy(table))
+    right = sum(int(torch.bincount(column).max()) for column in table.T) / table.numel()
+    rows = sum(int(torch.bincount(row).max()) for row in table) / table.numel()
+    mistakes = [
+        (
+            (table == table.flatten().mode().values).double().mean(),
+            "each column has its own most frequent value",
+        ),
+        (rows, "this guesses by rows: for each COLUMN its most frequent value"),
+        (100 * right, "a share of 1, not percent"),
+        (right * table.numel(), "this is how many cells, not their share"),
+        (right * 5, "divide by the number of all cells, not of rows"),
+        (1 - right, "this is the share of the cells that it gets wrong"),
+        (
+            (table == table.double().mean(dim=0).round()).double().mean(),
+            "the most frequent value, not the mean",
+        ),
+        ((table == table.median(dim=0).values).double().mean(), "the most frequent value, not the median"),
+    ]
+    none_of(found, mistakes, right)
+    assert abs(found - right) < 1e-6, (
+        f"expected {show(right)}, got {show(found)}: how many cells equal their column's most "
+        "frequent value, "
+        "divided by the number of cells"
+    )

@@ -124,7 +124,7 @@ def bench(name: str | None, list_only: bool, out: Path, as_json: bool, **given: 
 )
 @click.option("--lr", type=_positive, help="The clients' learning rate.")
 @click.option("--local-steps", type=click.IntRange(min=1), help="Gradient steps of a client.")
-@click.option("--input-shape", metavar="C,H,W", help="Shape of one sample, such as 1,28,28.")
+@click.option("--input-shape", metavar="SHAPE", help="Shape of one sample: 20, or 3,32,32.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="How many samples the client used, if known.")
 @click.option("--no-check", is_flag=True, help="Attack even if the model cannot have given such an update.")
 @click.option("--fail-on-leak", is_flag=True, help="Exit with code 1 if any sample is certified.")
@@ -210,6 +210,8 @@ def _run(command: click.Command, arguments: list[str] | None, program: str) -> i
     except click.exceptions.Abort:  # what click makes of Ctrl-C
         click.echo(f"{program}: interrupted", err=True)
         sys.exit(130)
+    except click.MissingParameter as error:
+        _complain(program, error.format_message().rstrip(".") + output.example(error.ctx))
     except click.ClickException as error:
         _complain(program, error.format_message())
     except (ValueError, OSError, ImportError) as error:

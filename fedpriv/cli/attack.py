@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv.cli.output import to_jsonable
 from fedpriv.cli.pictures import draw_images
+from fedpriv.cli.reconstruction import report
 
 if TYPE_CHECKING:
     from attacks import Reconstruction
@@ -60,7 +61,8 @@ def attack_file(
         The same for a reader.
     """
     import attacks
-    from fedpriv.cli.own import knowledge_from
+    from fedpriv.cli.own import has_weights_of_model, in_options, knowledge_from
+    from fedpriv.cli.shape import demand_shape
     from fedpriv.wire import Observation
 
     known = knowledge_from(lr, local_steps, input_shape, num_samples)
@@ -70,14 +72,14 @@ def attack_file(
             f"expected --client {seen.update.sender}, or none, for {file} holds one update of that sender, "
             f"got {client!r}"
         )
+    if input_shape is not None:
+        demand_shape(seen.model, seen.knowledge.input_shape or ())
     fit = None if no_check else _checked(seen, client)
-    rec = attacks.reconstruct(seen, client=client, time_budget=time_budget)
-    out.mkdir(parents=True, exist_ok=True)
-    stem = out / "-".join(_plain(part) for part in (file.stem, client, "reconstruction") if part)
-    files = [str(stem.with_name(stem.name + suffix)) for suffix in (".json", ".npz")]
-    _write_arrays(rec, Path(files[1]))
-    picture = draw_images(rec.inputs, stem.with_name(stem.name + ".png"))
-    files += [str(picture)] if picture else []
+    try:
+        rec = attacks.reconstruct(seen, client=client, time_budget=time_budget)
+    except attacks.NotIdentifiable as refusal:
+        raise ValueError(in_options(str(refusal))) from refusal
+    files = _files(rec, out, file, client)
     result = {
         "file": str(file),
         "client": client,
@@ -86,7 +88,11 @@ def attack_file(
         "files": files,
     }
     Path(files[0]).write_text(json.dumps(to_jsonable(result), indent=2) + "\n", encoding="utf-8")
-    return result, _report(rec, fit)
+    doubt = ""
+    if isinstance(seen, Observation) and _content(file) is None:  # a file of the user's own
+        doubt = _doubt(weightless=before is None and has_weights_of_model(seen))
+    notes = [in_options(note) for note in (*(fit.notes if fit else ()), *rec.notes)]
+    return result, report(rec, notes, files[1], doubt=doubt)
 
 
 def _checked(seen: Transcript | Observation, client: str | None) -> Fit:
@@ -151,6 +157,16 @@ def _describe(rec: Reconstruction) -> dict[str, Any]:
     return {name: getattr(rec, name) for name in names}
 
 
+def _files(rec: Reconstruction, out: Path, file: Path, client: str | None) -> list[str]:
+    """Names for the JSON, which is not written yet, the arrays, and for images the picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    stem = "-".join(_plain(part) for part in (file.stem, client, "reconstruction") if part)
+    described, arrays, picture = (out / f"{stem}{suffix}" for suffix in (".json", ".npz", ".png"))
+    _write_arrays(rec, arrays)
+    drawn = draw_images(rec.inputs, picture)
+    return [str(path) for path in (described, arrays, drawn) if path]
+
+
 def _write_arrays(rec: Reconstruction, path: Path) -> None:
     import numpy as np
 
@@ -160,17 +176,14 @@ def _write_arrays(rec: Reconstruction, path: Path) -> None:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
-def _report(rec: Reconstruction, fit: Fit | None) -> str:
-    shape = " × ".join(map(str, rec.inputs.shape[1:])) or "one number"
-    lines = [
-        f"{len(rec.inputs)} of {rec.num_samples} samples ({shape} each) in {rec.seconds:.2f} s",
-        f"certified: {int(rec.certified.sum())} (the replay matches and no other data would match)",
-        f"residual:  {rec.residual:.1e} (relative distance of the replayed update from the observed one)",
-        f"method:    {rec.method}",
-        f"paper:     {rec.citation}",
-    ]
-    notes = (*(fit.notes if fit else ()), *rec.notes)
-    return "\n".join([*lines, *(f"note:      {note}" for note in notes)])
+def _doubt(*, weightless: bool) -> str:
+    """What is most likely wrong with a file of the user's own if no replay comes near it."""
+    if weightless:
+        return (
+            "The commonest reason: this model does not have the weights at which the gradient was computed. "
+            "Put them into the file as before/NAME, or let --model load them."
+        )
+    return "Are the saved weights, --loss, --lr and --local-steps right, and was nothing added to the update?"
 
 
 def _plain(name: str) -> str:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from fedpriv.cli import grading, options, output, scripts
+from fedpriv.cli import grading, options, output
 
 
-@click.group()
-def exercise() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def exercise(context: click.Context) -> None:
     """Fill in the functions of a lesson and have them checked.
+
+    A checkout has the answers, too, in exercises/solutions. Nobody stops you; what you learn is in the way
+    there, and the check says what is wrong as often as you like.
 
     \b
     Examples:
@@ -19,6 +23,8 @@ def exercise() -> None:
       fedpriv exercise start tutorial        a file to fill in
       fedpriv exercise check tutorial        what is right, and what is wrong with the rest
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @exercise.command("list")
@@ -37,42 +43,47 @@ def list_exercises(as_json: bool) -> None:
 @options.name("exercises", required=True)
 @options.folder
 def start_exercise(name: str, folder: Path) -> None:
-    """Put the file of exercise NAME into a folder, to be filled in.
+    """Put the file of exercise NAME into a folder, to be filled in. The number of its lesson will do.
 
     \b
     Examples:
       fedpriv exercise start tutorial
+      fedpriv exercise start 2
       fedpriv exercise start tutorial --folder homework
     """
-    path = grading.start(scripts.choose(name, grading.find(), "exercise"), folder)
-    click.echo(f"fill in the functions of {path}, then: fedpriv exercise check {name}{_unless_here(folder)}")
+    path = grading.start(grading.choose(name), folder)
+    click.echo(
+        f"fill in the functions of {path}, then: fedpriv exercise check {path.stem}{_unless_here(folder)}"
+    )
 
 
 @exercise.command("check")
 @options.name("exercises", required=True)
 @options.folder
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Another variant of the data.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Other data, the same tasks.")
 @options.as_json
 @click.pass_context
 def check_exercise(context: click.Context, name: str, folder: Path, seed: int, as_json: bool) -> None:
     """Check the filled-in file of exercise NAME: exit code 0 if all is right, 1 if not.
 
-    The file is executed, as any program of yours.
+    The file is executed, as any program of yours. A right answer is right with every --seed.
 
     \b
     Examples:
       fedpriv exercise check tutorial
-      fedpriv exercise check tutorial --folder homework --seed 17
+      fedpriv exercise check tutorial --folder homework --seed 3
     """
-    path = scripts.choose(name, grading.find(), "exercise")
+    path = grading.choose(name)
     answer = folder / path.name
     if not answer.is_file():
-        raise ValueError(f"expected your file {answer}; start with: fedpriv exercise start {name}")
+        raise ValueError(f"expected your file {answer}; start with: fedpriv exercise start {path.stem}")
     with output.only_json(as_json):
         verdicts = grading.check(path, answer, seed=seed)
     right = all(verdict.hint is None for verdict in verdicts)
     output.show_result(
-        {"exercise": name, "right": right, "tasks": verdicts}, grading.report(name, verdicts), as_json
+        {"exercise": path.stem, "right": right, "tasks": verdicts},
+        grading.report(path.stem, verdicts),
+        as_json,
     )
     context.exit(0 if right else 1)
 

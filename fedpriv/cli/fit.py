@@ -53,8 +53,8 @@ class Fit:
         """Raise a ``ValueError`` with the first disagreement, if there is one."""
         if self.disagreements:
             raise ValueError(
-                f"{self.disagreements[0]} ({len(self.disagreements)} disagreement(s)); is it the right "
-                "model, loss and learning rate? --no-check goes on anyway"
+                f"{self.disagreements[0]}; is it the right model, loss and learning rate? --no-check goes on "
+                "anyway"
             )
 
 
@@ -84,7 +84,7 @@ def check_fit(observation: Observation) -> Fit:
         if most is not None and rank is not None and rank > most:
             wrong.append(
                 f"the gradient of {name!r} has rank {rank}, but this model gives at most {most} with "
-                f"{observation.knowledge.num_samples} sample(s): more samples, noise, or another model"
+                f"--num-samples {observation.knowledge.num_samples}: more samples, noise, or another model"
             )
     if abs(middle) > 2 * _DECADES or (middle > _DECADES and observation.update.kind == "parameters"):
         wrong.append(
@@ -139,10 +139,13 @@ def _relations(o: Observation, parts: dict[str, Tensor]) -> list[str]:
     noise = _rounding(o, name) * len(still) ** 0.5 / max(float(parts[name].norm()), 1e-300)
     if not len(still) or share <= max(_SHARE, 10 * noise):
         return []
-    return [
-        f"{name!r} breaks {len(still)} relation(s) that every update of this model and loss obeys "
-        f"({share:.0%} of it lies where nothing can lie)"
-    ]
+    if len(still) == 1 and float(still[0].std()) < 1e-6 * float(still[0].norm()):
+        return [
+            f"{name!r} must sum to zero for this model and loss, as the last bias does with cross-entropy, "
+            f"and sums to {float(parts[name].sum()):.2g}"
+        ]
+    broken = "a relation" if len(still) == 1 else f"{len(still)} relations"
+    return [f"{name!r} breaks {broken} that every update of this model and loss obeys"]
 
 
 def _rounding(o: Observation, name: str) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +28,25 @@ def named_object(spec: str, option: str) -> Any:
     """
     module_name, colon, name = spec.partition(":")
     if not (colon and module_name and name):
-        raise ValueError(f"{option} must be MODULE:NAME, such as mymodels:make_net, got {spec!r}")
+        before, dot, last = spec.rpartition(".")
+        meant = f"; did you mean {before}:{last}?" if dot and before and last and not colon else ""
+        raise ValueError(f"{option} must be MODULE:NAME, such as mymodels:make_net, got {spec!r}{meant}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        value: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            value = getattr(value, part)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(
             f"{option} {spec}: the module cannot be imported ({error}); start where it lies"
         ) from error
-    except AttributeError as error:
-        raise ValueError(f"{option} {spec}: the module has no {name!r}") from error
     except Exception as error:
         raise ValueError(f"{option} {spec}: the module raised {type(error).__name__}: {error}") from error
-    return value
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        meant = _nearest(name, vars(module), f"{module_name}:")
+        raise ValueError(f"{option} {spec}: the module has no {name!r}{meant}") from error
 
 
 def named_model(spec: str) -> nn.Module:
@@ -65,10 +70,18 @@ def named_loss(spec: str) -> LossFn:
     if spec in losses.NAMED:
         return losses.NAMED[spec]
     if ":" not in spec:
-        raise ValueError(f"--loss must be one of {sorted(losses.NAMED)} or MODULE:FUNCTION, got {spec!r}")
+        raise ValueError(
+            f"--loss must be one of {sorted(losses.NAMED)} or MODULE:FUNCTION, got {spec!r}"
+            f"{_nearest(spec, losses.NAMED)}"
+        )
     found = named_object(spec, "--loss")
     if not callable(found):
         raise ValueError(
             f"--loss {spec} must be callable as loss_fn(outputs, targets), got {type(found).__name__}"
         )
     return found  # type: ignore[no-any-return]
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

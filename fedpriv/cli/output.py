@@ -70,12 +70,20 @@ def sentence(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def example(context: click.Context | None) -> str:
+    """The first example in a command's help, to stand behind a complaint; nothing if it has none."""
+    words = "" if context is None else context.command.help or ""
+    lines = [line.strip() for line in words.splitlines()]
+    return next((f"; for example: {line}" for line in lines if line.startswith("fedpriv ")), "")
+
+
 def show_pictures(files: Iterable[str | Path]) -> None:
     """Show the pictures that a demo wrote, in the notebook that runs it."""
     from IPython.display import Image, display
 
-    for file in files:
-        display(Image(filename=str(file)))
+    for file in map(Path, files):
+        if file.suffix == ".png":  # tables are written as well
+            display(Image(filename=str(file)))
 
 
 def show_result(result: dict[str, Any], text: str, as_json: bool) -> None:

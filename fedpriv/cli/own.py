@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from fedpriv.wire import Knowledge, Observation, Transcript
     from fedpriv.wire.observation import LossFn
 
+OPTIONS = {
+    "num_samples": "--num-samples",
+    "input_shape": "--input-shape",
+    "learning_rate": "--lr",
+    "local_steps": "--local-steps",
+}
+"""The option for each field of `Knowledge` that has one."""
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy"}
 
 
@@ -29,10 +37,12 @@ def knowledge_from(
     """
     shape = None
     if input_shape is not None:
-        parts = input_shape.replace("x", ",").split(",")
-        if not all(part.strip().isdigit() for part in parts):
-            raise ValueError(f"--input-shape must be whole numbers such as 1,28,28, got {input_shape!r}")
-        shape = tuple(int(part) for part in parts)
+        if re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", input_shape, re.ASCII) is None:
+            raise ValueError(
+                f"--input-shape must be whole numbers such as 20 or 3,32,32, got {input_shape!r}; separate "
+                "them by commas"
+            )
+        shape = tuple(int(part) for part in input_shape.split(","))
     given = {
         "learning_rate": lr,
         "local_steps": local_steps,
@@ -101,3 +111,26 @@ def with_knowledge(seen: Transcript | Observation, known: dict[str, object]) -> 
 def named(model: str | None, loss: str | None) -> tuple[nn.Module | None, LossFn | None]:
     """Model and loss as far as they were named."""
     return (None if model is None else named_model(model)), (None if loss is None else named_loss(loss))
+
+
+def has_weights_of_model(seen: Observation) -> bool:
+    """Whether the weights are those with which the factory made the model, for the file held none."""
+    made = seen.model.state_dict()
+    return all(bool((made[name] == tensor).all()) for name, tensor in seen.state.items())
+
+
+def in_options(sentence: str) -> str:
+    """The same sentence with options of the command line instead of names of Python.
+
+    Examples
+    --------
+    >>> in_options("the shape is not known; set Knowledge.input_shape")
+    'the shape is not known; give --input-shape'
+    >>> in_options("declare Knowledge(num_samples=1) if it is one")
+    'declare --num-samples 1 if it is one'
+    """
+    for field, option in OPTIONS.items():
+        sentence = sentence.replace(f"set Knowledge.{field}", f"give {option}")
+        sentence = sentence.replace(f"Knowledge.{field}", option)
+        sentence = re.sub(rf"Knowledge\({field}=([^()]*)\)", rf"{option} \1", sentence)
+    return sentence

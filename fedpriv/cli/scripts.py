@@ -1,4 +1,4 @@
-"""Finding and loading demos and benchmarks: plain files, in the checkout or inside the installed package."""
+"""Finding and loading demos, benchmarks and exercises: in the checkout or inside the installed package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def choose(name: str, available: dict[str, Path], kind: str) -> Path:
         return available[name]
     close = difflib.get_close_matches(name, available, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"expected the name of a {kind} ({', '.join(available)}), got {name!r}{hint}")
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise ValueError(f"expected the name of {article} {kind} ({', '.join(available)}), got {name!r}{hint}")
 
 
 def title(path: Path) -> str:

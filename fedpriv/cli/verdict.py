@@ -22,9 +22,9 @@ def drawn(trials: Sequence[Trial], path: Path) -> list[str]:
     shown = [trial for trial in trials if trial.found is not None and _is_image(trial.truth)]
     if not shown:
         return []
-    worst = max(shown, key=lambda trial: sum(trial.psnr) / len(trial.psnr))
+    worst = max(shown, key=lambda trial: (trial.leaked(), sum(trial.psnr) / len(trial.psnr)))
     assert worst.found is not None
-    title = "What was to stay at home, and what the server computed"
+    title = "What stayed at home, and what the server has"
     return [str(compare_images(worst.truth, worst.found, path, title=title))]
 
 
@@ -58,12 +58,17 @@ def _row(setting: Setting, trials: list[Trial], threshold: float) -> str:
     leaked = sum(trial.leaked(threshold) for trial in trials)
     best = max(max(trial.psnr) for trial in trials)
     guess = max(max(trial.guess_psnr) for trial in trials)
-    by = ", ".join(dict.fromkeys(t.method or f"nothing: {t.refusal.partition('. ')[0]:.60}" for t in trials))
+    by = ", ".join(dict.fromkeys(t.method or f"nothing: {_short(t.refusal)}" for t in trials))
     shown = f"{best:8.1f}" if math.isfinite(best) else f"{'-':>8}"
     return (
         f"  {setting.batch_size:5} {setting.people:6} {f'{leaked} of {samples}':>12} {shown} {guess:8.1f} "
         f"{sum(trial.certified for trial in trials):7}  {by}"
     )
+
+
+def _short(refusal: str) -> str:
+    """The beginning of a refusal, without what all of them begin with."""
+    return f"{refusal.removeprefix('the data cannot be recovered; ').partition('. ')[0]:.60}"
 
 
 def _verdict(result: dict[str, Any], judged: Sequence[Trial], threshold: float) -> str:

@@ -140,7 +140,7 @@ def _refused(found: Answer) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in found.refusal.split("; ")[1:])
     return (
         f'<p class="fp-verdict" role="status">{verdict}</p>{surely}'
-        f'<details class="fp-reasons"><summary>Why, attack by attack</summary><ul>{reasons}</ul></details>'
+        f'<details class="fp-reasons"><summary>Why</summary><ul>{reasons}</ul></details>'
     )
 
 

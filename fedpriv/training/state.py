@@ -80,7 +80,7 @@ class RoundResult:
     faults: tuple[Fault, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """The outcome of a training run.
 
@@ -102,6 +102,15 @@ class Run:
         Where the run ended; ``trainer.run(state=run.state)`` goes on from there.
     faults : list of Fault
         Who was left out of which round and why; always empty without ``min_answers``.
+
+    Examples
+    --------
+    >>> import fedpriv
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> bob = {"bob": (torch.ones(1, 1), torch.ones(1, 1))}
+    >>> fedpriv.FederatedTrainer(model, fedpriv.losses.squared_error, bob, lr=0.25).run(rounds=2)
+    Run(Linear, rounds=2, visits=2, mean loss 1 to 0.25, recorded=2)
     """
 
     model: nn.Module
@@ -111,6 +120,16 @@ class Run:
     reports: list[Report]
     state: ServerState
     faults: list[Fault] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """One line: all losses and the seed of the state would fill a page."""
+        rounds = len(self.round_losses)
+        went = f", mean loss {self.round_losses[0]:.4g} to {self.round_losses[-1]:.4g}" if rounds else ""
+        out = f", {len(self.faults)} visits left out" if self.faults else ""
+        return (
+            f"Run({type(self.model).__name__}, rounds={rounds}, visits={len(self.losses)}{went}{out}, "
+            f"recorded={len(self.transcript)})"
+        )
 
 
 def state_of(model: nn.Module, *, round: int, seed: int) -> ServerState:

@@ -109,8 +109,10 @@ def load_arrays(
     """
     try:
         with Path(path).open("rb") as file:
-            zipped = file.read(2) == b"PK"
-        if zipped:
+            start = file.read(2)
+        if not start:
+            raise ValueError(f"{path} is empty; was it cut off while it was saved?")
+        if start == b"PK":
             with zipfile.ZipFile(path) as archive:
                 return _read_groups(_grouped(archive.infolist(), group), archive, model)
         with safe_open(str(path), framework="pt") as opened:
@@ -128,8 +130,7 @@ def load_arrays(
         EOFError,
     ) as error:
         raise ValueError(
-            f"{path} is not a whole file of numpy.savez or safetensors ({error!s:.150}); was it cut off "
-            "or changed?"
+            f"{path} is not a whole file of numpy.savez or safetensors; was it cut off or changed?"
         ) from error
 
 
@@ -240,11 +241,20 @@ def _by_name(arrays: Mapping[str, Value], layout: Tensors, prefix: str) -> dict[
 def _same_names(layout: Tensors, got: Mapping[str, object], what: str) -> None:
     missing = [name for name in layout if name not in got]
     surplus = [name for name in got if name not in layout]
-    if missing or surplus:
+    wrong = [
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {what_of}"
+        for names, what_of in ((missing, "missing"), (surplus, "not in the model"))
+        if names
+    ]
+    if wrong:
         raise ValueError(
-            f"{what} must have the {len(layout)} names of the model, but {missing[:5]} are missing and "
-            f"{surplus[:5]} are not in the model; {_REMEDY}"
+            f"{what} must have the {len(layout)} names of the model, but {' and '.join(wrong)}; {_REMEDY}"
         )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
 
 
 def _same(layout: Tensors, got: Tensors, what: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 import attacks
 import fedpriv
 from attacks import NotIdentifiable
-from fedpriv import Knowledge, Transcript
+from fedpriv import Transcript
 from fedpriv.defenses import Averaging
 from fedpriv.losses import squared_error
 from tests.attacks.scenes import max_abs_error, normal, observe, visits
@@ -92,12 +92,6 @@ def test_an_empty_transcript():
         attacks.reconstruct(empty)
 
 
-def test_no_time_is_said():
-    seen = observe(nn.Linear(3, 2), F.cross_entropy, normal(1, 3), torch.tensor([1]))
-    with pytest.raises(NotIdentifiable, match="no time left"):
-        attacks.reconstruct(seen, time_budget=1e-9)
-
-
 def test_a_transcript_of_another_model(tmp_path):
     path = visits(*CLIENTS["bob"], rounds=2).save(tmp_path / "run")
     with pytest.raises(ValueError, match="belongs to another model: pass the model of this training run"):
@@ -105,15 +99,39 @@ def test_a_transcript_of_another_model(tmp_path):
     assert attacks.reconstruct(Transcript.load(path), client="bob").num_samples == 2
 
 
-def test_refusals_of_all_attacks_are_listed():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2))
-    seen = observe(
-        model, F.cross_entropy, normal(2, 1, 4, 4), torch.tensor([1, 0]), Knowledge(input_shape=(1, 4, 4))
-    )
+def test_what_is_determined_comes_first_and_alone():
+    data = {"bob": (normal(3, 5), normal(3, 1))}
+    run = fedpriv.FederatedTrainer(fedpriv.models.linear(5), squared_error, data, lr=0.05).run(rounds=6)
     with pytest.raises(NotIdentifiable) as refusal:
+        attacks.reconstruct(run.transcript)
+    said = str(refusal.value)
+    assert said.startswith("the data cannot be recovered; 3 samples are determined only up to a rotation")
+    assert said.endswith(". 11 other attacks do not apply: attacks.identifiability(observation) lists why")
+    assert "iDLG" not in said
+    assert len(said) < 450
+
+
+def test_where_no_attack_applies_the_missing_knowledge_is_named_once():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2))
+    gradient = torch.autograd.grad(
+        F.cross_entropy(model(normal(2, 1, 4, 4)), torch.tensor([1, 0])), list(model.parameters())
+    )
+    seen = fedpriv.Observation(model, gradient, F.cross_entropy)
+    with pytest.raises(
+        NotIdentifiable, match=r"set Knowledge\.input_shape; .* No attack applies: "
+    ) as refusal:
         attacks.reconstruct(seen)
+    assert str(refusal.value).count("Knowledge.input_shape") == 1
+    report = str(attacks.identifiability(seen))
     for name in ("first-layer inversion", "moment inversion", "consistency and peeling"):
-        assert name in str(refusal.value)
+        assert f"no   {name}: " in report
+
+
+def test_that_there_was_no_time_is_said_once():
+    seen = observe(nn.Linear(3, 2), F.cross_entropy, normal(1, 3), torch.tensor([1]))
+    with pytest.raises(NotIdentifiable) as refusal:
+        attacks.reconstruct(seen, time_budget=1e-9)
+    assert str(refusal.value).count("no time left of 1e-09 s for first-layer inversion, moment inver") == 1
 
 
 def test_several_local_steps_are_refused():

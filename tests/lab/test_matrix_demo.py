@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from fedpriv.cli import scripts
-from fedpriv.lab.matrix import Plan, read_csv, read_json
+from fedpriv.lab.matrix import Leak, Leaked, Learned, Limits, Plan, read_csv, read_json
+from fedpriv.lab.matrix.tables import flat
+
+LEARNED = Learned(rate=0.4, accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0)
+
+
+def leaked(psnr: float) -> Leaked:
+    found = Leak(attack="one", psnr=psnr, psnr_low=psnr, psnr_high=psnr, refused=0.0, identified=1.0)
+    return Leaked(
+        change=0.5, bytes_per_round=4.0, plain=found, adaptive=found, guess_psnr=8.0, limits=Limits()
+    )
 
 
 def test_the_demo_measures_writes_and_explains(tmp_path, monkeypatch):
@@ -33,10 +43,21 @@ def test_the_demo_as_it_is(tmp_path):
     assert rows["DP-SGD σ 1"].leak < 20
 
 
-@pytest.mark.slow
-def test_the_benchmark_writes_both_tables(tmp_path):
-    benchmark = scripts.load(scripts.find("benchmarks")["defenses"])
-    result = benchmark.main(quick=True)
-    files = benchmark.draw(result, tmp_path)
-    assert read_csv(files[1]) == result["rows"]
-    assert "no defense" in benchmark.report(result)
+@pytest.mark.parametrize(("name", "model"), [("defenses", "MLP"), ("defenses_convnet", "ConvNet")])
+def test_a_benchmark_puts_rows_together_out_of_cells_and_draws_them(name, model, tmp_path):
+    benchmark = scripts.load(scripts.find("benchmarks")[name])
+    leaks = {"no defense": 120.0, "clipping 0.1": 60.0, "signs": 30.0}
+    cells = {}
+    for defense, psnr in leaks.items():
+        cells[f"{model}, {defense}, leak"] = flat(leaked(psnr)) | {"cpu_seconds": 1.0}
+        cells[f"{model}, {defense}, accuracy"] = flat(LEARNED) | {"cpu_seconds": 1.0}
+    del cells[f"{model}, signs, accuracy"]
+    assert set(cells) <= {cell.key for cell in benchmark.cells()}
+    rows = benchmark.rows(cells)
+    assert [(row.model, row.name, row.leak, row.accuracy) for row in rows] == [
+        (model, "no defense", 120.0, 0.9),
+        (model, "clipping 0.1", 60.0, 0.9),
+    ]
+    as_json, as_csv, picture = benchmark.draw({"cells": cells}, tmp_path)
+    assert read_json(as_json) == read_csv(as_csv) == rows
+    assert picture.stat().st_size > 10_000

@@ -17,11 +17,13 @@ MEASURED = re.compile(
 """Numbers with the units of measurement: decibels, seconds, bytes, percent, so many of so many."""
 KEEPERS = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 """Code, formulas and links: code is run by the tests of the pages."""
+PLANS = re.compile(r"^(?:\*\*Time\.\*\*|Timing:).*?\.(?=\s)", re.DOTALL | re.MULTILINE)
+"""How long a lesson is meant to take; ``tests/test_course.py`` compares these with each other."""
 
 
 def uncovered(page: str) -> list[str]:
     """What looks measured in a page after taking away what a record gives or a reason covers."""
-    text = fill.PLACE.sub("", PAGES[page].read_text(encoding="utf-8"))
+    text = PLANS.sub("", fill.PLACE.sub("", PAGES[page].read_text(encoding="utf-8")))
     rest = flat("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("|")))
     tables = [flat(line) for line in text.splitlines() if line.lstrip().startswith("|")]
     covered = [words for _, where, words in sentences() if where == page]

@@ -14,6 +14,7 @@ gradient is needed, nor any bias.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ from attacks.replay import input_layer
 from fedpriv.wire import Observation
 
 _EXACT = 1e-9  # a remainder above this shows rounding that `refine` can remove
+_FOR_ONE = 2.0  # seconds to look for a single sample
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class SparseBatchInversion(Attack):
                 break
         else:
             raise NotIdentifiable(str(way))
+        if way.evidence.two.rank == 1:  # found at once or, with wrong weights, never
+            deadline = min(deadline, time.perf_counter() + _FOR_ONE)
         if isinstance(way, Pairs):
             found = find_pairs_of(way.evidence, tol=self.tol, generator=generator, deadline=deadline)
         else:

@@ -22,9 +22,11 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     import torch  # the dear imports, before the first question
 
     from fedpriv.lab.explore.answer import answer
+    from fedpriv.lab.explore.choice import Choice
     from fedpriv.lab.explore.cost import cost
 
     torch.set_num_threads(1)  # the tensors are small, and the page's process needs a core, too
+    answer(Choice(batch_size=1))  # what is loaded on first use is loaded before somebody waits for it
     waiting: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_listen, args=(questions, waiting), daemon=True).start()
 

@@ -1,15 +1,16 @@
 """Defense × attack × strength: what each leaves of the accuracy, what it sends, what leaks, and the limit.
 
 `entries` lists the rows, `scene` the protocol, `opponents` the two attackers, `measure` one row, `tables` and
-`figure` what is written. Whatever is chosen, it is chosen without the truth: opponents go by their own
-residual, learning rates by training images of a seed that no row shows.
+`figure` what is written, `record` the cells that benchmarks keep. Whatever is chosen, it is chosen without
+the truth: opponents go by their own residual, learning rates by training images of a seed that no row shows.
 """
 
+from fedpriv.lab.matrix import record
 from fedpriv.lab.matrix.entries import NONE, Entry, entries
 from fedpriv.lab.matrix.figure import plot_fronts
 from fedpriv.lab.matrix.limits import ASSUMPTIONS, Limits
-from fedpriv.lab.matrix.measure import Leak, Leaked, Learned, Plan, Row, leak, learn, measure, row
-from fedpriv.lab.matrix.tables import flat, leaked_of, learned_of, read_csv, read_json, write_csv, write_json
+from fedpriv.lab.matrix.measure import Leak, Leaked, Learned, Plan, Row, measure
+from fedpriv.lab.matrix.tables import read_csv, read_json, write_csv, write_json
 from fedpriv.lab.matrix.victims import CONVNET, MLP, VICTIMS, Victim
 
 __all__ = [
@@ -27,16 +28,11 @@ __all__ = [
     "Row",
     "Victim",
     "entries",
-    "flat",
-    "leak",
-    "leaked_of",
-    "learn",
-    "learned_of",
     "measure",
     "plot_fronts",
     "read_csv",
     "read_json",
-    "row",
+    "record",
     "write_csv",
     "write_json",
 ]

@@ -72,6 +72,7 @@ def _panel(axes: Axes, rows: Sequence[Row], bare: Sequence[Row], guess: float) -
     for row in bare:
         axes.plot(row.accuracy, _shown(row.leak, guess), "*", color="0.35", markersize=13, zorder=2)
     ends: list[tuple[float, float, str, str]] = []
+    written: list[tuple[float, float]] = []
     for index, (defense, group) in enumerate(groupby(rows, key=lambda row: row.defense)):
         look, front = style_of(index), list(group)
         color = look.color if index != 4 else "#6f767d"  # the lightest gray is no color for words
@@ -83,7 +84,10 @@ def _panel(axes: Axes, rows: Sequence[Row], bare: Sequence[Row], guess: float) -
         axes.plot(x, before, look.marker, color=color, markersize=10, markerfacecolor="none")
         axes.plot(x, after, look.marker, color=color, markersize=5)  # fits into the open one
         for row, height in zip(front, after, strict=True):
-            if len(front) > 1:
+            # Words on words are read by nobody: of strengths that meet in a point, one is named.
+            near = any(abs(row.accuracy - x) < 0.1 and abs(height - y) < 1.5 for x, y in written)
+            if len(front) > 1 and not near:
+                written.append((row.accuracy, height))
                 axes.annotate(
                     row.strength.removeprefix("from "), (row.accuracy, height), (-6, -3),
                     textcoords="offset points", ha="right", fontsize=7, color=color,
@@ -97,7 +101,7 @@ def _ground(axes: Axes, guess: float) -> None:
     axes.set_ylim(guess - 4, CAP + 3)
     axes.axhspan(guess - 4, guess, color="0.93", zorder=0)
     axes.axhline(_RECOVERED, color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    axes.text(0.015, guess - 0.6, "no better than a gray picture", fontsize=8, va="top", color="0.4")
+    axes.text(0.015, guess - 3.8, "no better than a gray picture", fontsize=8, va="bottom", color="0.4")
     axes.text(0.015, _RECOVERED + 0.6, "a reader knows the digit", fontsize=8, va="bottom", color="0.5")
     axes.set_xlabel("test accuracy", fontsize=11)
     axes.set_ylabel("best image that came back, PSNR (dB)", fontsize=10)
