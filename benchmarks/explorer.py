@@ -116,8 +116,8 @@ def cells() -> list[Cell]:
         *(Cell(f"moving {label!r}", partial(move, label)) for label in CONTROLS),
         *(Cell(f"attacking {data.value}", partial(press, data)) for data in DATA),
         *(
-            Cell(f"{name}, two samples, without the page", partial(compute, name), quick=True)
-            for name in DATA
+            Cell(f"{data.value}, two samples, without the page", partial(compute, data), quick=True)
+            for data in DATA
         ),
     ]
 
