@@ -109,7 +109,7 @@ def test_two_messages_are_an_observation():
         squared_error(net(torch.tensor([[0.5, 0.5]])), torch.tensor([[1.0]])), list(net.parameters())
     )
     assert torch.allclose(seen.gradient()["weight"], gradient[0], atol=1e-5)
-    with pytest.raises(ValueError, match="are not in the model"):
+    with pytest.raises(ValueError, match="'other' is not in the model"):
         Observation.from_flower(sent, to_record({"other": torch.ones(1)}), model=net, loss_fn=squared_error)
 
 
