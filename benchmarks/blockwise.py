@@ -60,7 +60,7 @@ EIGHT, FACE = "eight faces", "one face"
 VGG, LENET = "eight photographs, small VGG", "eight photographs, LeNet-5"
 TASKS = {
     ONE: Task(_small, 1, (401, 402, 403, 404, 405, 406), beside=True),
-    FOUR: Task(_small, 4, (411, 412, 413), sought=False),
+    FOUR: Task(_small, 4, (411, 412, 413)),
     STRIDES: Task(pictures.strided, 1, (421, 422, 423)),
     FACE: Task(lambda g: conv_small((1, 25, 25), width=16, generator=g), 1, (0, 1, 2), faces=True),
     EIGHT: Task(pictures.two_convolutions, 8, (0, 1), faces=True),
@@ -196,6 +196,7 @@ def sentences(results: Results) -> dict[str, list[str]]:
         "README.md": [
             "eight gray faces, exactly" if faces == people else f"{faces} of {people} gray faces, exactly",
             f"one photograph {span(ONE)} ({above} of {len(single)} above 60)",
+            f"four at once {span(FOUR)}",
             f"few channels (LeNet-5: {span(LENET)})",
             f"rough images (the photographs above: {span(ONE, SEARCH)})",
             f"exact at times only ({above} of {len(single)} photographs above 60 dB)",
