@@ -225,3 +225,12 @@ class TestCommands:
     def test_an_unknown_name(self, name, tmp_path):
         error = self.run("start", name, "--folder", tmp_path).exception
         assert str(error).startswith("expected the name of an exercise (pointers, ")
+
+
+def test_a_file_of_the_same_size_saved_in_the_same_second_is_read_anew(tmp_path):
+    answers = "    return 1 + 1\n", "    return 1 - 1\n"
+    texts = [f"{solution('batch')}\n\ndef batch_size(gradient):\n{answer}" for answer in answers]
+    wrong = [hints("batch", text, tmp_path)["batch_size"] for text in texts]
+    assert "got 2" in wrong[0]
+    assert "got 0" in wrong[1]
+    assert not list(tmp_path.rglob("__pycache__"))
