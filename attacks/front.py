@@ -184,7 +184,7 @@ _ARRIVED = "residual and certificate are about the numbers that arrived"
 def _what_arrived(observations: Observations) -> Observations:
     """Pruned gradients without their zeros: replays are compared on what arrived. All else as it is."""
     known, kind = observations[0].knowledge, observations[0].update.kind
-    one_gradient = kind == "gradient" or (known.local_steps == 1 and known.batch_size is None)
+    one_gradient = kind == "gradient" or known.one_step
     return see_through(observations) if one_gradient and known.applied(Sparsified) else observations
 
 

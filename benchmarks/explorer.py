@@ -65,22 +65,15 @@ def shown(page: Any, part: str) -> str:
     return str(place.inner_html()) if place.count() else ""
 
 
-def until(page: Any, condition: Callable[[], bool]) -> float:
-    """Seconds until the condition holds."""
-    start = time.perf_counter()
-    while not condition():
-        if time.perf_counter() - start > PATIENCE / 1000:
-            raise TimeoutError("the page did not answer")
-        page.wait_for_timeout(10)
-    return time.perf_counter() - start
-
-
 def changed(page: Any, act: Callable[[], object]) -> float:
-    """Seconds until what the server saw has changed and stands still."""
+    """Seconds until the page shows that the server saw something else."""
     before = shown(page, "server")
     start = time.perf_counter()
     act()
-    until(page, lambda: shown(page, "server") not in ("", before))
+    while shown(page, "server") in ("", before):
+        if time.perf_counter() - start > PATIENCE / 1000:
+            raise TimeoutError("the page did not answer")
+        page.wait_for_timeout(10)
     return time.perf_counter() - start
 
 

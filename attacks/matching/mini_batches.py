@@ -194,7 +194,7 @@ def why_no_local_training(observation: Observation) -> str | None:
         return "the update is one gradient and holds no local training; attacks.InvertingGradients matches it"
     if known.learning_rate is None:
         return "returned parameters can be replayed only with the learning rate; set Knowledge.learning_rate"
-    if known.local_steps == 1 and known.batch_size is None:
+    if known.one_step:
         return "the client took a single step on all of its data; attacks.InvertingGradients matches it"
     if update.is_aggregate:
         return (

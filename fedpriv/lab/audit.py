@@ -146,9 +146,10 @@ def audit(
 
     Examples
     --------
-    >>> x, y = torch.rand(20, 6), torch.arange(20) % 3
-    >>> model = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 3))
+    >>> import fedpriv
     >>> g = torch.Generator().manual_seed(0)
+    >>> x, y = torch.rand(20, 6, generator=g), torch.arange(20) % 3
+    >>> model = fedpriv.models.mlp([6, 16, 3], generator=g)
     >>> (trial,) = audit(
     ...     model, nn.functional.cross_entropy, x, y, settings=[Setting(batch_size=1)], trials=1, generator=g
     ... )
@@ -244,7 +245,7 @@ class _Auditor:
 
 def _accounted(run: Run, defenses: Sequence[AnyDefense]) -> tuple[float, str]:
     """Epsilon and its unit: for a client as a whole where possible, else for one sample."""
-    for unit in Unit if defenses else ():
+    for unit in (Unit.CLIENT, Unit.SAMPLE) if defenses else ():
         with contextlib.suppress(ValueError):  # nothing in the chain is accounted for this unit
             return account_run(run, defenses, delta=DELTA, unit=unit).epsilon, unit.value
     return math.inf, ""

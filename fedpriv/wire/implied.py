@@ -20,7 +20,7 @@ def implied_gradient(observation: Observation) -> dict[str, torch.Tensor]:
             "returned parameters become a gradient only with the learning rate; "
             "pass knowledge=Knowledge(learning_rate=...)"
         )
-    if observation.knowledge.local_steps != 1 or observation.knowledge.batch_size is not None:
+    if not observation.knowledge.one_step:
         batches = "" if observation.knowledge.batch_size is None else " on mini-batches"
         raise ValueError(
             f"the client took {observation.knowledge.local_steps} local step(s){batches}, so the parameters "

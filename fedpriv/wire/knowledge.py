@@ -115,6 +115,11 @@ class Knowledge:
                 f"{math.prod(shape)}; correct one of them"
             )
 
+    @property
+    def one_step(self) -> bool:
+        """Whether a client takes one step on all its data; what it returns then holds one gradient."""
+        return self.local_steps == 1 and self.batch_size is None
+
     def applied(self, kind: type[Kind]) -> tuple[Kind, ...]:
         """The mechanisms of one kind, in the order in which they act.
 
